@@ -1,0 +1,54 @@
+//! Which kernel runs an operation: the one `match`, without a fallback arm.
+
+use crate::kernels::{elementwise, flash_attn_ext, get_rows, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max};
+use crate::program::{Compiler, Step};
+use crate::simd::SimdLevel;
+use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};
+
+/// The steps of one operation, in order.
+pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
+    Ok(match op {
+        Op::Add(_) => elementwise::add(c),
+        Op::Cont(_) => elementwise::cont(c),
+        Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
+        Op::GetRows(_) => get_rows::get_rows(c),
+        Op::Glu(op) => glu::glu(c, op.kind),
+        Op::GluBack(op) => elementwise::glu_back(c, op.kind),
+        Op::Mul(_) => elementwise::mul(c),
+        Op::MulMat(op) => return mul_mat::mul_mat(c, op),
+        Op::OutProd(_) => out_prod::out_prod(c),
+        Op::RmsNorm(op) => rms_norm::rms_norm(c, op.eps),
+        Op::RmsNormBack(op) => rms_norm::rms_norm_back(c, op.eps),
+        Op::Rope(op) => rope::rope(c, op),
+        Op::Scale(op) => elementwise::scale(c, op.factor),
+        Op::SetRows(_) => set_rows::set_rows(c),
+        Op::SoftMax(op) => soft_max::soft_max(c, op.scale),
+        Op::SoftMaxBack(op) => soft_max::soft_max_back(c, op.scale),
+    })
+}
+
+/// Whether every operation has a kernel for its operands' types.
+pub(crate) fn supports(graph: &Graph) -> Result<(), OpError> {
+    for t in graph.tensors() {
+        if let Source::Op { op: Op::MulMat(op), src } = &t.source {
+            mul_mat::weight_kind(op, graph.desc(src[0]))?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes for the rounded activations of the most demanding operation.
+pub(crate) fn activation_bytes(graph: &Graph, level: SimdLevel) -> usize {
+    let bytes = |op: &Op, src: &[ggml_ops::TensorId]| match op {
+        Op::MulMat(op) => {
+            let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
+            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(level, kind, x))
+        }
+        _ => 0,
+    };
+    let all = graph.tensors().iter().map(|t| match &t.source {
+        Source::Op { op, src } => bytes(op, src),
+        _ => 0,
+    });
+    all.max().unwrap_or(0)
+}

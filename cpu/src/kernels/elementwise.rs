@@ -1,0 +1,117 @@
+//! add, mul, scale, cont, glu_back: one element after the other.
+
+use super::multiversion;
+use crate::program::{Compiler, RawTensor, Step};
+use crate::simd::SimdLevel;
+use ggml_ops::ops::GluKind;
+
+/// Elements that a thread takes at a time: enough to pay for taking them.
+const GRAIN: usize = 2048;
+
+multiversion! {
+    fn add_row(a: &[f32], b: &[f32], y: &mut [f32]) {
+        if let [b] = b {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y = a + b);
+        } else {
+            y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a + b);
+        }
+    }
+}
+
+multiversion! {
+    fn mul_row(a: &[f32], b: &[f32], y: &mut [f32]) {
+        if let [b] = b {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b);
+        } else {
+            y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a * b);
+        }
+    }
+}
+
+multiversion! {
+    fn glu_back_row(gate: &[f32], up: &[f32], dy: &[f32], dx: &mut [f32], kind: GluKind) {
+        for i in 0..dx.len() {
+            let g = gate[i];
+            let derivative = match kind {
+                GluKind::Swiglu => {
+                    let s = 1.0 / (1.0 + super::exp(-g));
+                    s * (1.0 + g * (1.0 - s))
+                }
+                GluKind::Reglu2 => 2.0 * g.max(0.0),
+            };
+            dx[i] = dy[i] * up[i] * derivative;
+        }
+    }
+}
+
+/// One step over the rows of the result; `row` gets the result's row and those of the operands, which repeat to it.
+///
+/// All tensors are F32; operands have contiguous rows.
+pub(crate) fn rows<const N: usize>(
+    c: Compiler,
+    row: impl Fn(SimdLevel, [&[f32]; N], &mut [f32]) + Send + Sync + 'static,
+) -> Vec<Step> {
+    let (level, dst) = (c.level, c.dst);
+    let src: [RawTensor; N] = std::array::from_fn(|i| c.src[i]);
+    let (n, len) = (dst.desc.rows(), dst.desc.ne[0]);
+    // Few rows (one token) are cut into pieces, so that all threads have something to do.
+    let cut = if n >= 2 * c.threads { len } else { len.div_ceil(c.threads).next_multiple_of(64).max(GRAIN / 2) };
+    let pieces = len.div_ceil(cut);
+    let grain = (GRAIN / cut).max(1);
+    let run = move |work: &crate::program::Work| {
+        work.share(n * pieces, grain, |items| {
+            for item in items {
+                let index @ (i1, i2, i3) = dst.desc.row_index(item / pieces);
+                let from = item % pieces * cut;
+                let to = (from + cut).min(len);
+                // SAFETY: each item is one piece of one row of the result, and no other thread has it; operands are
+                // not written in this step.
+                let y = unsafe { &mut dst.row_mut(index)[from..to] };
+                let operands = src.map(|t| {
+                    let ne = t.desc.ne;
+                    // SAFETY: as above; the index is reduced to the operand's shape.
+                    let r = unsafe { t.row((i1 % ne[1], i2 % ne[2], i3 % ne[3])) };
+                    if r.len() == len { &r[from..to] } else { r }
+                });
+                row(level, operands, y);
+            }
+        });
+    };
+    vec![Step { run: Box::new(run), reads: src.iter().map(RawTensor::span).collect(), writes: vec![dst.span()] }]
+}
+
+pub(crate) fn add(c: Compiler) -> Vec<Step> {
+    rows(c, |level, [a, b], y| add_row(level, a, b, y))
+}
+
+pub(crate) fn mul(c: Compiler) -> Vec<Step> {
+    rows(c, |level, [a, b], y| mul_row(level, a, b, y))
+}
+
+pub(crate) fn scale(c: Compiler, factor: f32) -> Vec<Step> {
+    rows(c, move |level, [x], y| mul_row(level, x, &[factor], y))
+}
+
+pub(crate) fn glu_back(c: Compiler, kind: GluKind) -> Vec<Step> {
+    rows(c, move |level, [gate, up, dy], dx| glu_back_row(level, gate, up, dy, dx, kind))
+}
+
+/// A copy from any strides.
+pub(crate) fn cont(c: Compiler) -> Vec<Step> {
+    let (dst, x) = (c.dst, c.src[0]);
+    let run = move |work: &crate::program::Work| {
+        work.share(dst.desc.rows(), (GRAIN / dst.desc.ne[0].max(1)).max(1), |rows| {
+            for r in rows {
+                let index @ (i1, i2, i3) = dst.desc.row_index(r);
+                // SAFETY: each row of the result belongs to one thread; x has the result's shape and is not written.
+                unsafe {
+                    let from = x.at(x.desc.row_offset(i1, i2, i3));
+                    for (i, y) in dst.row_mut(index).iter_mut().enumerate() {
+                        *y = from.add(i * x.desc.nb[0]).cast::<f32>().read();
+                    }
+                }
+            }
+        });
+    };
+    vec![Step { run: Box::new(run), reads: vec![x.span()], writes: vec![dst.span()] }]
+}

@@ -1,0 +1,234 @@
+//! Attention: the scores of a query, their maximum, then weights and values chunk by chunk (docs/numerics.md).
+
+use super::{exp, sum64};
+#[cfg(target_arch = "x86_64")]
+use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
+use crate::program::{Compiler, RawTensor, Step, Work};
+use crate::simd::SimdLevel;
+use ggml_ops::OpError;
+use ggml_ops::numerics::tree;
+use ggml_ops::ops::FlashAttnExt;
+use half::f16;
+
+const CHUNK: usize = FlashAttnExt::CHUNK;
+/// Queries of one head that a thread takes at a time: their keys and values are then in its cache.
+const GRAIN: usize = 8;
+
+/// One query of one head.
+struct Query<'a> {
+    q: &'a [f32],
+    /// K of the first visible position, and bytes from one position to the next.
+    k: *const u8,
+    k_stride: usize,
+    /// V likewise.
+    v: *const u8,
+    v_stride: usize,
+    /// The first visible position.
+    first: usize,
+    scale: f32,
+    /// One for each visible position.
+    scores: &'a mut [f32],
+    y: &'a mut [f32],
+}
+
+pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
+    let (level, dst, q, k, v, span) = (c.level, c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
+    let (n_ctx, n_seq) = (k.desc.ne[2], k.desc.ne[3]);
+    c.shared.scratch = c.shared.scratch.max(4 * n_ctx);
+    let (n_head, n_tokens) = (q.desc.ne[1], q.desc.ne[2]);
+    let group = n_head / k.desc.ne[1];
+    let run = move |work: &Work| {
+        // SAFETY: span is contiguous I32 (checked by the operation) and not written in this step.
+        let spans = unsafe { span.ints() };
+        // SAFETY: the scratch is this thread's own, with room for n_ctx floats; 64-byte aligned.
+        let scores = unsafe { std::slice::from_raw_parts_mut(work.scratch.cast::<f32>(), n_ctx) };
+        work.share(n_head * n_tokens, GRAIN, |items| {
+            for item in items {
+                let (h, t) = (item / n_tokens, item % n_tokens);
+                let Some((seq, first, end)) = visible(&spans[3 * t..3 * t + 3], n_seq, n_ctx) else {
+                    work.fail(OpError::Index { op: "flash_attn_ext", index: spans[3 * t + 2].into(), limit: n_ctx + 1 });
+                    continue;
+                };
+                // SAFETY: row (h, t) of q and of the result exist, the latter is this item's own.
+                let (q, y) = unsafe { (q.row((h, t, 0)), dst.row_mut((h, t, 0))) };
+                // SAFETY: position `first` of sequence `seq` exists if any is visible.
+                let at = |x: &RawTensor| unsafe { x.at(x.desc.row_offset(h / group, first, seq)) }.cast_const();
+                let (k_stride, v_stride) = (k.desc.nb[2], v.desc.nb[2]);
+                let scores = &mut scores[..end - first];
+                let query = Query { q, k: at(&k), k_stride, v: at(&v), v_stride, first, scale, scores, y };
+                // SAFETY: K and V of the visible positions lie at these strides and are not written in this step; the
+                // level is one that the processor has.
+                unsafe { attend(level, query) }
+            }
+        });
+    };
+    let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
+    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()] }]
+}
+
+/// Sequence, first and end, if they lie within the cache.
+fn visible(span: &[i32], n_seq: usize, n_ctx: usize) -> Option<(usize, usize, usize)> {
+    let [seq, first, end] = [0, 1, 2].map(|i| usize::try_from(span[i]).ok());
+    let (seq, first, end) = (seq?, first?, end?);
+    (seq < n_seq && first <= end && end <= n_ctx && first < n_ctx).then_some((seq, first, end))
+}
+
+/// # Safety
+/// K and V are readable at every visible position; the level is supported.
+unsafe fn attend(level: SimdLevel, query: Query) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        unsafe fn avx2(query: Query) {
+            // SAFETY: the caller's promises.
+            unsafe { vector::<Avx2>(query) }
+        }
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+        unsafe fn avx512(query: Query) {
+            // SAFETY: the caller's promises.
+            unsafe { vector::<Avx512>(query) }
+        }
+        if query.q.len().is_multiple_of(16) && query.y.len().is_multiple_of(16) {
+            // SAFETY: the caller's promises.
+            match level {
+                SimdLevel::Scalar => {}
+                SimdLevel::Avx2 => return unsafe { avx2(query) },
+                _ => return unsafe { avx512(query) },
+            }
+        }
+    }
+    let _ = level;
+    // SAFETY: the caller's promises.
+    unsafe { plain(query) }
+}
+
+/// # Safety
+/// K and V are readable at every visible position.
+unsafe fn plain(query: Query) {
+    let Query { q, k, k_stride, v, v_stride, first, scale, scores, y } = query;
+    // SAFETY: the caller's promise, for j below the number of scores.
+    let row = |base: *const u8, stride: usize, j: usize, n: usize| unsafe {
+        std::slice::from_raw_parts(base.add(j * stride).cast::<f16>(), n)
+    };
+    for (j, score) in scores.iter_mut().enumerate() {
+        let mut lanes = [0f32; 16];
+        for (i, (q, k)) in q.iter().zip(row(k, k_stride, j, q.len())).enumerate() {
+            lanes[i % 16] += q * k.to_f32();
+        }
+        *score = tree(lanes) * scale;
+    }
+    soften(scores);
+    y.fill(0.0);
+    let mut total = 0f32;
+    let mut part = vec![0f32; y.len()];
+    for (start, weights) in chunks(first, scores) {
+        total += sum64([weights], |[p]| p);
+        part.fill(0.0);
+        for (j, p) in weights.iter().enumerate() {
+            for (o, v) in part.iter_mut().zip(row(v, v_stride, start + j, y.len())) {
+                *o += p * v.to_f32();
+            }
+        }
+        y.iter_mut().zip(&part).for_each(|(y, o)| *y += o);
+    }
+    normalize(y, total);
+}
+
+/// # Safety
+/// As [`plain`]; the processor has the features of `S`, and this is inlined where they are enabled. Head sizes are
+/// multiples of 16.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn vector<S: Simd>(query: Query) {
+    let Query { q, k, k_stride, v, v_stride, first, scale, scores, y } = query;
+    let (n, len) = (scores.len(), y.len());
+    let mut j = 0;
+    while j < n {
+        // The last rows are computed together with copies of the last one.
+        let rows = [j, j + 1, j + 2, j + 3].map(|j| j.min(n - 1) * k_stride);
+        // SAFETY: the caller's promise; every row is visible, and i + 16 <= q.len().
+        let dots = unsafe {
+            let mut acc = [S::zero_f(); 4];
+            for i in (0..q.len()).step_by(16) {
+                let q = S::load_f(q.as_ptr().add(i));
+                for (acc, row) in acc.iter_mut().zip(rows) {
+                    *acc = S::add_f(*acc, S::mul_f(q, S::load_f16(k.add(row).cast::<u16>().add(i))));
+                }
+            }
+            S::tree4(acc)
+        };
+        for (score, dot) in scores[j..].iter_mut().zip(dots) {
+            *score = dot * scale;
+        }
+        j += 4;
+    }
+    soften(scores);
+    y.fill(0.0);
+    let mut total = 0f32;
+    for (start, weights) in chunks(first, scores) {
+        total += sum64([weights], |[p]| p);
+        let mut d = 0;
+        while d < len {
+            // SAFETY: the caller's promise; d + 16 * W <= len.
+            unsafe {
+                let v = v.add(start * v_stride + 2 * d);
+                let y = y.as_mut_ptr().add(d);
+                if len - d >= 64 {
+                    values::<S, 4>(weights, v, v_stride, y);
+                    d += 64;
+                } else {
+                    values::<S, 1>(weights, v, v_stride, y);
+                    d += 16;
+                }
+            }
+        }
+    }
+    normalize(y, total);
+}
+
+/// Adds the weighted sum of 16 W columns of V to `y`.
+///
+/// # Safety
+/// As [`vector`]; `v` points to the first column of the first position, `y` to 16 W floats.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride: usize, y: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [S::zero_f(); W];
+        for (j, &p) in weights.iter().enumerate() {
+            let (p, row) = (S::splat_f(p), v.add(j * stride).cast::<u16>());
+            for (i, acc) in acc.iter_mut().enumerate() {
+                *acc = S::add_f(*acc, S::mul_f(p, S::load_f16(row.add(16 * i))));
+            }
+        }
+        for (i, acc) in acc.into_iter().enumerate() {
+            S::store_f(y.add(16 * i), S::add_f(S::load_f(y.add(16 * i)), acc));
+        }
+    }
+}
+
+/// Scores to weights: exp of the distance to the maximum.
+#[inline(always)]
+fn soften(scores: &mut [f32]) {
+    let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+    scores.iter_mut().for_each(|s| *s = exp(*s - max));
+}
+
+/// The weights in chunks that end at multiples of [`CHUNK`] positions, with the index of each chunk's first.
+#[inline(always)]
+fn chunks(first: usize, weights: &[f32]) -> impl Iterator<Item = (usize, &[f32])> {
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let len = (CHUNK - (first + start) % CHUNK).min(weights.len() - start);
+        let part = &weights[start..start + len];
+        start += len;
+        (len > 0).then_some((start - len, part))
+    })
+}
+
+#[inline(always)]
+fn normalize(y: &mut [f32], total: f32) {
+    let factor = if total > 0.0 { 1.0 / total } else { 0.0 };
+    y.iter_mut().for_each(|y| *y *= factor);
+}

@@ -1,0 +1,114 @@
+//! Kernels of the operations other than matrix multiplication: one file each, named after the operation.
+
+pub(crate) mod elementwise;
+pub(crate) mod flash_attn_ext;
+pub(crate) mod get_rows;
+pub(crate) mod glu;
+pub(crate) mod mul_mat;
+pub(crate) mod out_prod;
+pub(crate) mod rms_norm;
+pub(crate) mod rope;
+pub(crate) mod set_rows;
+pub(crate) mod soft_max;
+
+/// Compiles one safe body for every SIMD level.
+///
+/// Rust never contracts or reorders float arithmetic, so what the vectorizer makes of the body has the same bits at
+/// every level.
+macro_rules! multiversion {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        pub(crate) fn $name(level: $crate::simd::SimdLevel, $($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::simd::SimdLevel;
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                match level {
+                    SimdLevel::Scalar => {}
+                    // SAFETY: a backend only takes a level that the processor has.
+                    SimdLevel::Avx2 => return unsafe { avx2($($arg),*) },
+                    // SAFETY: as above.
+                    _ => return unsafe { avx512($($arg),*) },
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = level;
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// The sum over 64 lanes of docs/numerics.md, of `f` of each element.
+#[inline(always)]
+pub(crate) fn sum64<const N: usize>(v: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = v[0].len();
+    let mut lanes = [0f32; 64];
+    let whole = len / 64 * 64;
+    for at in (0..whole).step_by(64) {
+        for (i, lane) in lanes.iter_mut().enumerate() {
+            *lane += f(v.map(|v| v[at + i]));
+        }
+    }
+    for i in whole..len {
+        lanes[i - whole] += f(v.map(|v| v[i]));
+    }
+    ggml_ops::numerics::tree(lanes)
+}
+
+/// The exp of docs/numerics.md, without branches so that it vectorizes.
+#[inline(always)]
+#[allow(clippy::excessive_precision)] // the literals of the recipe
+pub(crate) fn exp(x: f32) -> f32 {
+    let clamped = if x > 88.0 { 88.0 } else { x };
+    let in_range = clamped >= -86.0;
+    let x = if in_range { clamped } else { 0.0 };
+    let shifted = x * 1.44269504 + 12_582_912.0;
+    let k = shifted - 12_582_912.0;
+    let r = (x - k * 0.693359375) - k * -2.12194440e-4;
+    let mut p = 1.9875691500e-4;
+    p = p * r + 1.3981999507e-3;
+    p = p * r + 8.3334519073e-3;
+    p = p * r + 4.1665795894e-2;
+    p = p * r + 1.6666665459e-1;
+    p = p * r + 5.0000001201e-1;
+    p = p * (r * r) + r;
+    p += 1.0;
+    // The low bits of `shifted` are k, so this is 2^k without a conversion.
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    if in_range { p * power } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_has_the_bits_of_the_definition() {
+        let mut bits = 0u32;
+        loop {
+            let x = f32::from_bits(bits);
+            assert_eq!(exp(x).to_bits(), ggml_ops::numerics::exp(x).to_bits(), "exp({x})");
+            match bits.checked_add(4093) {
+                Some(next) => bits = next,
+                None => break,
+            }
+        }
+    }
+
+    #[test]
+    fn sum64_has_the_bits_of_the_definition() {
+        for n in [0, 1, 63, 64, 65, 200, 2560] {
+            let v: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.3) * 0.37).collect();
+            let got = sum64([&v], |[v]| v * v);
+            let want = ggml_ops::numerics::sum64(v.iter().map(|v| v * v));
+            assert_eq!(got.to_bits(), want.to_bits(), "n = {n}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
+
+use crate::mul_mat::{TernaryType, WeightKind, act_size, mul_mat as multiply, prepare, scratch_size};
+use crate::program::{Compiler, Step, Work};
+use crate::simd::SimdLevel;
+use ggml_ops::ops::MulMat;
+use ggml_ops::{OpError, TensorDesc};
+use gguf::GgmlType;
+
+/// How these weights are multiplied.
+///
+/// # Errors
+/// [`OpError::Unsupported`] for a type without a kernel.
+pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc) -> Result<WeightKind, OpError> {
+    let ternary = |ty| match op.uniform_scale {
+        Some(d) => WeightKind::TernaryUniform { ty, d },
+        None => WeightKind::Ternary(ty),
+    };
+    Ok(match w.ty {
+        GgmlType::F32 => WeightKind::F32,
+        GgmlType::F16 => WeightKind::F16,
+        GgmlType::BF16 => WeightKind::Bf16,
+        GgmlType::TQ1_0 => ternary(TernaryType::Tq1_0),
+        GgmlType::TQ2_0 => ternary(TernaryType::Tq2_0),
+        GgmlType::Q8_0 => WeightKind::Q8_0,
+        GgmlType::Q4_0 => WeightKind::Q4_0,
+        GgmlType::Q4_K => WeightKind::Q4K,
+        GgmlType::Q6_K => WeightKind::Q6K,
+        other => {
+            let why = format!("weights of type {other}");
+            return Err(OpError::Unsupported { backend: "cpu", op: "mul_mat", why });
+        }
+    })
+}
+
+/// Bytes for the rounded activations of `x`.
+pub(crate) fn activation_bytes(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
+    one_batch(level, kind, x) * x.ne[2] * x.ne[3]
+}
+
+fn one_batch(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
+    act_size(level, kind.act_format(), x.ne[0], x.ne[1]).next_multiple_of(crate::memory::ALIGN)
+}
+
+pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
+    let (level, dst, w, x) = (c.level, c.dst, c.src[0], c.src[1]);
+    let kind = weight_kind(op, &w.desc)?;
+    let format = kind.act_format();
+    let (k, n_out) = (w.desc.ne[0], w.desc.ne[1]);
+    let (n, batches) = (x.desc.ne[1], x.desc.ne[2] * x.desc.ne[3]);
+    c.shared.scratch = c.shared.scratch.max(scratch_size(level, kind, k));
+    let memory = c.shared.activations.clone().ok_or_else(|| OpError::Backend {
+        backend: "cpu",
+        what: "no memory was planned for activations".into(),
+    })?;
+    let stride = one_batch(level, kind, &x.desc);
+    let act_span = memory.as_ptr() as usize..memory.as_ptr() as usize + stride * batches;
+    let mut steps = Vec::new();
+
+    // Projections of the same input follow each other (q k v; gate up): it is rounded once.
+    if c.shared.holds != Some((c.src_ids[1], format)) {
+        c.shared.holds = Some((c.src_ids[1], format));
+        let to = memory.clone();
+        let run = move |work: &Work| {
+            work.share(batches * n, 4, |items| {
+                for item in items {
+                    let (t, batch) = (item % n, item / n);
+                    let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
+                    // SAFETY: x is F32 with contiguous rows and is not written in this step; the memory has `stride`
+                    // bytes for each batch, aligned, and each item is one token's part of one.
+                    unsafe {
+                        let from = x.at(x.desc.row_offset(0, i2, i3)).cast();
+                        let act = to.as_ptr().add(batch * stride);
+                        prepare(level, format, k, from, x.desc.nb[1] / 4, n, t, t + 1, act);
+                    }
+                }
+            });
+        };
+        steps.push(Step { run: Box::new(run), reads: vec![x.span()], writes: vec![act_span.clone()] });
+    }
+
+    // Rows one after the other in memory are multiplied together; others (views of a permuted tensor) one by one.
+    let dense = w.desc.nb[1] == kind.row_bytes(k);
+    let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
+    let chunks = n_out.div_ceil(grain);
+    let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
+    let run = move |work: &Work| {
+        work.share(batches * chunks, 1, |items| {
+            for item in items {
+                let (chunk, batch) = (item % chunks, item / chunks);
+                let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
+                let (r0, r1) = (chunk * grain, (chunk * grain + grain).min(n_out));
+                // SAFETY: rows r0..r1 of this batch's weights exist and, if more than one, follow each other; the
+                // activations were prepared in an earlier step; these columns of the result belong to this item; the
+                // scratch is this thread's own, of the size asked for.
+                unsafe {
+                    let from = w.at(w.desc.row_offset(0, i2 / r2, i3 / r3));
+                    let to = dst.at(dst.desc.row_offset(0, i2, i3)).cast::<f32>();
+                    let act = memory.as_ptr().add(batch * stride);
+                    let y_stride = dst.desc.nb[1] / 4;
+                    if dense {
+                        multiply(level, kind, k, from, r0, r1, n, act, to, y_stride, work.scratch);
+                    } else {
+                        let row = from.add(r0 * w.desc.nb[1]);
+                        multiply(level, kind, k, row, 0, 1, n, act, to.add(r0), y_stride, work.scratch);
+                    }
+                }
+            }
+        });
+    };
+    steps.push(Step { run: Box::new(run), reads: vec![act_span, w.span()], writes: vec![dst.span()] });
+    Ok(steps)
+}
+
+/// Rows that a thread takes at a time: some ten portions for each, so that all end together, and no portion so small
+/// that taking it costs more than computing it.
+fn row_grain(n_out: usize, threads: usize) -> usize {
+    if threads == 1 {
+        return n_out;
+    }
+    n_out.div_ceil(threads * 10).next_multiple_of(32)
+}

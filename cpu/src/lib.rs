@@ -1,0 +1,109 @@
+//! The CPU backend: kernels chosen at run time by what the processor offers, all with the same bits.
+//!
+//! May import `ggml-ops` (and through it `gguf`). This crate is one of the rooms where `unsafe` is at home: vector
+//! instructions, and memory that several threads write.
+//!
+//! To add a kernel for an operation:
+//! 1. write `kernels/<op>.rs`: a function from [`program::Compiler`] to steps;
+//! 2. add its arm in `dispatch.rs` (the compiler asks for it);
+//! 3. write the arithmetic as docs/numerics.md says, in a `multiversion!` body or over `Lanes`, so that all levels agree;
+//! 4. run `cargo test -p fabric-tests --test ops_vs_reference`: it runs the operation's cases at every level.
+
+mod dispatch;
+mod kernels;
+mod memory;
+pub mod mul_mat;
+mod pool;
+mod program;
+pub mod simd;
+
+use ggml_ops::backend::{Backend, Bindings, Buffer, Program, SharedBytes};
+use ggml_ops::{Graph, OpError, TensorDesc};
+use memory::{CpuBuffer, Memory};
+use pool::Pool;
+use simd::SimdLevel;
+use std::sync::Arc;
+
+/// How a [`CpuBackend`] works.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads; `None`: one per physical core.
+    pub threads: Option<usize>,
+    /// Highest instruction set to use; `None`: the best that the processor has.
+    pub simd: Option<SimdLevel>,
+}
+
+/// The CPU.
+pub struct CpuBackend {
+    level: SimdLevel,
+    pool: Arc<Pool>,
+}
+
+impl CpuBackend {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// Where the processor lacks the instruction set asked for, or the system gives no threads.
+    pub fn new(options: CpuOptions) -> Result<CpuBackend, OpError> {
+        let fail = |what| OpError::Backend { backend: "cpu", what };
+        let best = SimdLevel::detect();
+        let level = options.simd.unwrap_or(best);
+        if !SimdLevel::available().contains(&level) {
+            return Err(fail(format!("this processor does not have {level} (its best is {best})")));
+        }
+        let threads = options.threads.unwrap_or_else(default_threads);
+        let pool = Pool::new(threads).map_err(|e| fail(format!("cannot start {threads} threads: {e}")))?;
+        Ok(CpuBackend { level, pool: Arc::new(pool) })
+    }
+
+    /// Threads in use.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// The instruction set in use.
+    pub fn simd(&self) -> SimdLevel {
+        self.level
+    }
+}
+
+/// One thread per physical core: two threads of one core share its vector units.
+pub fn default_threads() -> usize {
+    num_cpus::get_physical().clamp(1, std::thread::available_parallelism().map_or(1, |n| n.get()))
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn describe(&self) -> String {
+        format!("{}, {} threads", self.level, self.threads())
+    }
+
+    fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError> {
+        if data.len() != desc.extent() {
+            return Err(OpError::Size { name: "weight".into(), expected: desc.extent(), got: data.len() });
+        }
+        if !data.as_ptr().addr().is_multiple_of(4) {
+            // Floats are read in place; bytes that lie badly (a file may be aligned to 1) are copied.
+            let memory = Memory::new(data.len())?;
+            // SAFETY: both have data.len() bytes, and the new memory is nobody else's yet.
+            unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), memory.as_ptr(), data.len()) }
+            return Ok(Arc::new(CpuBuffer::Owned(memory, self.pool.clone())));
+        }
+        Ok(Arc::new(CpuBuffer::Shared(data)))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError> {
+        Ok(Arc::new(CpuBuffer::Owned(Memory::new(bytes)?, self.pool.clone())))
+    }
+
+    fn supports(&self, graph: &Graph) -> Result<(), OpError> {
+        dispatch::supports(graph)
+    }
+
+    fn compile(&self, graph: Arc<Graph>, bindings: &Bindings) -> Result<Box<dyn Program>, OpError> {
+        Ok(Box::new(program::CpuProgram::new(self, graph, bindings)?))
+    }
+}

@@ -1,0 +1,337 @@
+//! Activations made ready for the vector kernels: rounding or quantization as in `docs/numerics.md`, in the layout that the
+//! kernels read.
+//!
+//! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes, a
+//! multiple of 64.
+
+use super::{ActFormat, QK, QK_K};
+use crate::simd::SimdLevel;
+
+/// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
+pub(super) const TQ1_PLANES: usize = 5 * 64;
+
+/// A pair of Q8_0 blocks, elements 64 i .. 64 i + 64. A missing second block is all zero.
+#[repr(C, align(64))]
+pub(super) struct Q8Pair {
+    pub q: [i8; 64],
+    /// -128 times the sums of four neighbours.
+    pub nsum: [i32; 16],
+    /// The scales of the two blocks, 8 times each.
+    pub d: [f32; 16],
+}
+
+/// A block of Q8_K.
+#[repr(C, align(64))]
+pub(super) struct Q8K {
+    pub q: [i8; 256],
+    /// 32 times the sums of two neighbours.
+    pub sum2x32: [i16; 128],
+    /// Sums of 32.
+    pub bsums: [i16; 8],
+    /// Sum of all.
+    pub sum: i32,
+    pub d: f32,
+}
+
+/// What follows the int8 values of a token of [`ActFormat::I8`].
+#[repr(C, align(64))]
+pub(super) struct I8Tail {
+    /// `a / 127`.
+    pub scale: f32,
+    /// Sum of all values.
+    pub sum: i32,
+}
+
+/// The order of the int8 values of a token within a block of 256.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum I8Order {
+    Natural,
+    /// Byte m of plane p goes with bits 2p, 2p+1 of byte m of a TQ2_0 block.
+    Tq2,
+    /// Byte m of plane n goes with trit n of byte m of a TQ1_0 block; 320 bytes.
+    Tq1,
+}
+
+impl I8Order {
+    /// One token is multiplied with the file's own blocks, several with unpacked ones.
+    fn of(fmt: ActFormat, n: usize) -> Self {
+        match fmt {
+            _ if n != 1 => Self::Natural,
+            ActFormat::I8Tq1 => Self::Tq1,
+            _ => Self::Tq2,
+        }
+    }
+
+    fn block_size(self) -> usize {
+        match self {
+            Self::Natural | Self::Tq2 => QK_K,
+            Self::Tq1 => TQ1_PLANES,
+        }
+    }
+}
+
+/// Bytes of one prepared token of k elements.
+pub(super) fn record_size(fmt: ActFormat, k: usize, n: usize) -> usize {
+    match fmt {
+        // 64 more: rows a power of two apart would share the sets of the L1 cache.
+        ActFormat::F32 | ActFormat::F16 | ActFormat::Bf16 => k.next_multiple_of(16) * 4 + 64,
+        ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
+            let blocks = I8Order::of(fmt, n).block_size() * (k / QK_K);
+            blocks + size_of::<I8Tail>()
+        }
+        ActFormat::Q8_0 => k.div_ceil(64) * size_of::<Q8Pair>(),
+        ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
+    }
+}
+
+/// Prepares one token.
+///
+/// # Safety
+/// `dst` has room for a record and is aligned to 64 bytes; `level` is supported.
+pub(super) unsafe fn token(
+    level: SimdLevel,
+    fmt: ActFormat,
+    n: usize,
+    x: &[f32],
+    dst: *mut u8,
+) {
+    let order = I8Order::of(fmt, n);
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { any_level(fmt, order, x, dst) }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn avx512(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+        // SAFETY: the caller's promise.
+        unsafe { any_level(fmt, order, x, dst) }
+    }
+    // SAFETY: the caller promises that the level is supported.
+    unsafe {
+        match level {
+            SimdLevel::Scalar => any_level(fmt, order, x, dst),
+            SimdLevel::Avx2 => avx2(fmt, order, x, dst),
+            SimdLevel::Avx512 | SimdLevel::Avx512Vnni => avx512(fmt, order, x, dst),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+    // SAFETY: `dst` has room for a record of the format and is aligned to 64 bytes (the caller's promise); all of it
+    // is written through pointers before a reference to it is made.
+    unsafe {
+        match fmt {
+            ActFormat::F32 => floats(x, dst, |v| v),
+            ActFormat::F16 => floats(x, dst, round_f16),
+            ActFormat::Bf16 => floats(x, dst, round_bf16),
+            ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
+            ActFormat::Q8_0 => q8_0(x, dst.cast()),
+            ActFormat::Q8K => q8_k(x, dst.cast()),
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn floats(x: &[f32], dst: *mut u8, round: impl Fn(f32) -> f32) {
+    let padded = x.len().next_multiple_of(16);
+    // SAFETY: a record of floats has room for `padded` of them; zero bytes are floats.
+    let dst = unsafe {
+        dst.write_bytes(0, padded * 4);
+        std::slice::from_raw_parts_mut(dst.cast::<f32>(), padded)
+    };
+    for (d, &v) in dst.iter_mut().zip(x) {
+        *d = round(v);
+    }
+}
+
+/// Rounds to the nearest f16 (ties to even, subnormals kept) and back.
+#[inline(always)]
+pub(super) fn round_f16(v: f32) -> f32 {
+    let bits = v.to_bits();
+    let sign = bits & 0x8000_0000;
+    let abs = bits ^ sign;
+    // f16 keeps 10 bits of the fraction; a carry into the exponent is right.
+    let normal = (abs + 0x0fff + ((abs >> 13) & 1)) & !0x1fff;
+    // The unit in the last place of 0.5 is 2^-24, that of f16 subnormals.
+    let subnormal = ((f32::from_bits(abs) + 0.5) - 0.5).to_bits();
+    let finite = if abs < 0x3880_0000 { subnormal } else { normal };
+    let or_inf = if finite >= 0x4780_0000 { 0x7f80_0000 } else { finite };
+    let rounded = if abs > 0x7f80_0000 { abs | 0x0040_0000 } else { or_inf };
+    f32::from_bits(rounded | sign)
+}
+
+/// Rounds to the nearest bf16 (ties to even, NaN kept quiet) and back.
+#[inline(always)]
+pub(super) fn round_bf16(v: f32) -> f32 {
+    let bits = v.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+    let quiet = bits | 0x0040_0000;
+    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
+    f32::from_bits((if is_nan { quiet } else { rounded }) & 0xffff_0000)
+}
+
+/// The largest absolute value; NaN counts as nothing.
+#[inline(always)]
+fn absmax(x: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; 16];
+    let (groups, rest) = x.as_chunks::<16>();
+    for group in groups {
+        for (lane, v) in lanes.iter_mut().zip(group) {
+            let v = v.abs();
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    for v in rest {
+        lanes[0] = lanes[0].max(v.abs());
+    }
+    lanes.into_iter().fold(0.0, f32::max)
+}
+
+/// `rne(x_i * e)`. The clamp changes no finite quotient: |x_i * e| rounds to 127 at most.
+#[inline(always)]
+fn quantize<const N: usize>(x: &[f32], e: f32) -> [i8; N] {
+    let mut q = [0; N];
+    for (q, &v) in q.iter_mut().zip(x) {
+        let v = (v * e + 12_582_912.0) - 12_582_912.0;
+        let v = if v > -127.0 { v } else { -127.0 };
+        let v = if v < 127.0 { v } else { 127.0 };
+        // SAFETY: v is an integer in -127..=127.
+        *q = unsafe { v.to_int_unchecked::<i32>() } as i8;
+    }
+    q
+}
+
+#[inline(always)]
+unsafe fn i8_token(order: I8Order, x: &[f32], dst: *mut u8) {
+    let a = absmax(x).max(1e-5);
+    let e = 127.0 / a;
+    let mut sum = 0i32;
+    let mut dst = dst.cast::<i8>();
+    for block in x.chunks_exact(QK_K) {
+        let q: [i8; QK_K] = quantize(block, e);
+        sum = q.iter().map(|&q| i32::from(q)).sum::<i32>().wrapping_add(sum);
+        // SAFETY: the record has `order.block_size()` bytes for each block of x.
+        unsafe {
+            match order {
+                I8Order::Natural => *dst.cast() = q,
+                I8Order::Tq2 => *dst.cast() = tq2_order(&q),
+                I8Order::Tq1 => *dst.cast() = tq1_order(&q),
+            }
+            dst = dst.add(order.block_size());
+        }
+    }
+    // SAFETY: the tail follows the blocks, which are a multiple of 64 bytes.
+    unsafe {
+        dst.cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum });
+    }
+}
+
+#[inline(always)]
+fn tq2_order(q: &[i8; QK_K]) -> [i8; QK_K] {
+    let mut planes = [0; QK_K];
+    for (g, group) in q.chunks_exact(32).enumerate() {
+        let at = 64 * (g % 4) + 32 * (g / 4);
+        planes[at..at + 32].copy_from_slice(group);
+    }
+    planes
+}
+
+#[inline(always)]
+fn tq1_order(q: &[i8; QK_K]) -> [i8; TQ1_PLANES] {
+    let mut planes = [0; TQ1_PLANES];
+    for (n, plane) in planes.chunks_exact_mut(64).enumerate() {
+        plane[..32].copy_from_slice(&q[32 * n..32 * n + 32]);
+        plane[32..48].copy_from_slice(&q[160 + 16 * n..176 + 16 * n]);
+        if n < 4 {
+            plane[48..52].copy_from_slice(&q[240 + 4 * n..244 + 4 * n]);
+        }
+    }
+    planes
+}
+
+#[inline(always)]
+unsafe fn q8_0(x: &[f32], mut dst: *mut Q8Pair) {
+    for pair in x.chunks(64) {
+        let mut out = Q8Pair { q: [0; 64], nsum: [0; 16], d: [0.0; 16] };
+        for (half, block) in pair.chunks_exact(QK).enumerate() {
+            let amax = absmax(block);
+            let q: [i8; QK] = if amax == 0.0 { [0; QK] } else { quantize(block, 127.0 / amax) };
+            out.q[32 * half..32 * half + 32].copy_from_slice(&q);
+            out.d[8 * half..8 * half + 8].fill(round_f16(amax / 127.0));
+        }
+        for (sum, four) in out.nsum.iter_mut().zip(out.q.chunks_exact(4)) {
+            *sum = -128 * four.iter().map(|&q| i32::from(q)).sum::<i32>();
+        }
+        // SAFETY: the record has one `Q8Pair` for each 64 elements.
+        unsafe {
+            dst.write(out);
+            dst = dst.add(1);
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
+    for block in x.chunks_exact(QK_K) {
+        let amax = absmax(block);
+        let (q, d) = if amax == 0.0 {
+            ([0; QK_K], 0.0)
+        } else {
+            let e = 127.0 / amax;
+            (quantize(block, e), 1.0 / e)
+        };
+        let mut out = Q8K { q, sum2x32: [0; 128], bsums: [0; 8], sum: 0, d };
+        for (sum, two) in out.sum2x32.iter_mut().zip(q.chunks_exact(2)) {
+            *sum = 32 * (i16::from(two[0]) + i16::from(two[1]));
+        }
+        for (sum, group) in out.bsums.iter_mut().zip(q.chunks_exact(32)) {
+            *sum = group.iter().map(|&q| i16::from(q)).sum();
+        }
+        out.sum = out.bsums.iter().map(|&s| i32::from(s)).sum();
+        // SAFETY: the record has one `Q8K` for each 256 elements.
+        unsafe {
+            dst.write(out);
+            dst = dst.add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f16_rounding_is_that_of_half() {
+        let edges = [0.0, 6.0e-8, 2.98e-8, 6.1e-5, 65504.0, 65519.9, 65520.0, 1e9, f32::INFINITY, 1e-42];
+        let spread = (0..2_000_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_147_483_629)));
+        for v in edges.into_iter().chain(spread) {
+            let want = half::f16::from_f32(v).to_f32();
+            assert!(
+                round_f16(v).to_bits() == want.to_bits() || (v.is_nan() && round_f16(v).is_nan()),
+                "{v}"
+            );
+            assert_eq!(round_f16(-v).is_sign_negative(), v.is_sign_positive());
+            let want = half::bf16::from_f32(v);
+            assert_eq!(round_bf16(v).to_bits(), want.to_f32().to_bits(), "{v}");
+        }
+        // Ties, on both sides of the smallest normal number.
+        for bits in 0..0x7c00u16 {
+            let tie = (half::f16::from_bits(bits).to_f32() + half::f16::from_bits(bits + 1).to_f32()) / 2.0;
+            for v in [tie, tie.next_down(), tie.next_up()] {
+                assert_eq!(round_f16(v).to_bits(), half::f16::from_f32(v).to_f32().to_bits(), "{v}");
+            }
+        }
+    }
+
+    #[test]
+    fn hostile_activations_quantize_into_range() {
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e38, -1e38, 0.0, 1.0, -1.0];
+        for e in [0.0, 1.0, f32::INFINITY, f32::NAN] {
+            for q in quantize::<8>(&x, e) {
+                assert!((-127..=127).contains(&q));
+            }
+        }
+    }
+}

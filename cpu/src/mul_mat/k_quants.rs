@@ -1,0 +1,272 @@
+//! Q4_K and Q6_K: exact integers per super-block in 16 lanes, then one multiplication and addition each.
+
+use std::marker::PhantomData;
+
+use super::Job;
+use super::QK_K;
+use super::act::Q8K;
+use super::fetch::Ahead;
+use super::panel::{MAX_TILE, Panels, Rows};
+use super::vector::{self, Kernel, Simd};
+
+/// A super-block, unpacked to registers: codes in the order of the elements, and a scale for each pair of them.
+pub(super) struct Unpacked<B> {
+    codes: [B; 4],
+    scales: [B; 4],
+    tail: Tail,
+}
+
+/// The scales of a super-block.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Tail {
+    d: f32,
+    dmin: f32,
+    /// The minima of the 8 sub-blocks, a byte each.
+    mins: u64,
+}
+
+/// A type of super-blocks of 256.
+pub(super) trait KBlock {
+    const SIZE: usize;
+    /// Q6_K: the weight is the code minus 32. Otherwise minima are subtracted.
+    const MINUS_32: bool;
+    /// # Safety
+    /// The CPU has the features of `S`; `p` is a block.
+    unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B>;
+}
+
+pub(super) struct Q4K;
+pub(super) struct Q6K;
+
+impl KBlock for Q4K {
+    const SIZE: usize = 144;
+    const MINUS_32: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
+        // SAFETY: d, dmin, 12 bytes of scales, 128 of codes.
+        unsafe {
+            let s = |i: usize| p.add(4 + 4 * i).cast::<u32>().read_unaligned();
+            let (s0, s1, s2) = (s(0), s(1), s(2));
+            let scales_hi = (s2 & 0x0f0f_0f0f) | (((s0 >> 6) & 0x0303_0303) << 4);
+            let mins_hi = ((s2 >> 4) & 0x0f0f_0f0f) | (((s1 >> 6) & 0x0303_0303) << 4);
+            let scales = u64::from(s0 & 0x3f3f_3f3f) | u64::from(scales_hi) << 32;
+            let mins = u64::from(s1 & 0x3f3f_3f3f) | u64::from(mins_hi) << 32;
+            let mut wide = [0i16; 8];
+            S::widen_u8x8(scales, wide.as_mut_ptr());
+            let mut out = Unpacked {
+                codes: [S::zero(); 4],
+                scales: [S::zero(); 4],
+                tail: Tail {
+                    d: S::f16_to_f32(p.cast::<u16>().read_unaligned()),
+                    dmin: S::f16_to_f32(p.add(2).cast::<u16>().read_unaligned()),
+                    mins,
+                },
+            };
+            for c in 0..4 {
+                out.codes[c] = S::load_nibbles_32(p.add(16 + 32 * c));
+                out.scales[c] = S::splat_2x16(wide.as_ptr().add(2 * c));
+            }
+            out
+        }
+    }
+}
+
+impl KBlock for Q6K {
+    const SIZE: usize = 210;
+    const MINUS_32: bool = true;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
+        // SAFETY: 128 bytes of low bits, 64 of high bits, 16 of scales, d.
+        unsafe {
+            let m15 = S::splat8(15);
+            let mut wide = [0i16; 16];
+            S::widen_i8x16(p.add(192), wide.as_mut_ptr());
+            let mut out = Unpacked {
+                codes: [S::zero(); 4],
+                scales: [S::zero(); 4],
+                tail: Tail {
+                    d: S::f16_to_f32(p.add(208).cast::<u16>().read_unaligned()),
+                    dmin: 0.0,
+                    mins: 0,
+                },
+            };
+            for h in 0..2 {
+                let low = S::load(p.add(64 * h));
+                let (high0, high1) = S::q6_k_high(p.add(128 + 32 * h));
+                out.codes[2 * h] = S::or(S::and(low, m15), high0);
+                out.codes[2 * h + 1] = S::or(S::and(S::srl16::<4>(low), m15), high1);
+            }
+            for c in 0..4 {
+                out.scales[c] = S::splat_4x16(wide.as_ptr().add(4 * c));
+            }
+            out
+        }
+    }
+}
+
+/// Bytes of an unpacked super-block: codes, scales, tail.
+const UNPACKED: usize = 256 + 256 + size_of::<Tail>();
+
+pub(super) fn unpacked_size(k: usize) -> usize {
+    k / QK_K * UNPACKED
+}
+
+pub(super) unsafe fn mul_mat<W: KBlock>(job: &Job) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if job.n == 1 {
+            vector::run(job.level, &Token::<W>(PhantomData), job);
+        } else {
+            vector::run(job.level, &Panels(&SuperBlocks::<W>(PhantomData)), job);
+        }
+    }
+}
+
+/// `acc + scale * isum` over 64 elements.
+#[inline(always)]
+unsafe fn chunk<S: Simd, W: KBlock>(
+    acc: S::B,
+    codes: S::B,
+    scales: S::B,
+    q: S::B,
+    sum2x32: S::B,
+) -> S::B {
+    // SAFETY: the caller's promises. Sums of two products fit an i16: 2 * 63 * 127.
+    unsafe {
+        let p = S::maddubs(codes, q);
+        let p = if W::MINUS_32 { S::sub16(p, sum2x32) } else { p };
+        S::madd_acc(acc, p, scales)
+    }
+}
+
+/// One token.
+struct Token<W>(PhantomData<W>);
+
+impl<W: KBlock> Kernel for Token<W> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, job: &Job) {
+        let mut ahead = Ahead::new(job);
+        let mut r = job.r0;
+        while r < job.r1 {
+            let count = 4.min(job.r1 - r);
+            // SAFETY: rows below r1 have k / 256 blocks, the token as many.
+            unsafe {
+                let mut lanes = [S::zero_f(); 4];
+                let mut mins = [0.0; 4];
+                for i in 0..count {
+                    let row = job.row(r + i);
+                    for b in 0..job.k / QK_K {
+                        let block = row.add(b * W::SIZE);
+                        ahead.of::<S>(block);
+                        let x = &*job.token(0).cast::<Q8K>().add(b);
+                        let w = W::unpack::<S>(block);
+                        let mut acc = S::zero();
+                        for c in 0..4 {
+                            let q = S::load(x.q.as_ptr().cast::<u8>().add(64 * c));
+                            let sums = S::load(x.sum2x32.as_ptr().cast::<u8>().add(64 * c));
+                            acc = chunk::<S, W>(acc, w.codes[c], w.scales[c], q, sums);
+                        }
+                        let d = S::splat_f(w.tail.d * x.d);
+                        lanes[i] = S::add_f(lanes[i], S::mul_f(S::to_f(acc), d));
+                        if !W::MINUS_32 {
+                            let m = S::dot8x4([w.tail.mins; 4], [x.bsums.as_ptr(); 4]);
+                            mins[i] += m[0] as f32 * (w.tail.dmin * x.d);
+                        }
+                    }
+                }
+                let sums = S::tree4(lanes);
+                for i in 0..count {
+                    job.set(0, r + i, sums[i] - mins[i]);
+                }
+            }
+            r += count;
+        }
+    }
+}
+
+/// Unpacked super-blocks.
+struct SuperBlocks<W>(PhantomData<W>);
+
+impl<W: KBlock> Rows for SuperBlocks<W> {
+    const LANES: bool = true;
+
+    fn unpacked_size(&self, k: usize) -> usize {
+        unpacked_size(k)
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(&self, k: usize, src: *const u8, dst: *mut u8, ahead: &mut Ahead) {
+        for b in 0..k / QK_K {
+            // SAFETY: `src` has k / 256 blocks, `dst` room for as many unpacked.
+            unsafe {
+                let block = src.add(b * W::SIZE);
+                ahead.of::<S>(block);
+                let w = W::unpack::<S>(block);
+                let dst = dst.add(b * UNPACKED);
+                for c in 0..4 {
+                    S::store(dst.add(64 * c), w.codes[c]);
+                    S::store(dst.add(256 + 64 * c), w.scales[c]);
+                }
+                dst.add(512).cast::<Tail>().write(w.tail);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const T: usize>(
+        &self,
+        k: usize,
+        w: [*const u8; R],
+        x: [*const u8; T],
+    ) -> [[f32; MAX_TILE]; R] {
+        // SAFETY: rows have k / 256 unpacked blocks, tokens k / 256 blocks.
+        unsafe {
+            let mut lanes = [[S::zero_f(); MAX_TILE]; R];
+            let mut mins = [[0.0f32; MAX_TILE]; R];
+            for b in 0..k / QK_K {
+                let mut acc = [[S::zero(); T]; R];
+                for c in 0..4 {
+                    for t in 0..T {
+                        let x = &*x[t].cast::<Q8K>().add(b);
+                        let q = S::load(x.q.as_ptr().cast::<u8>().add(64 * c));
+                        let sums = S::load(x.sum2x32.as_ptr().cast::<u8>().add(64 * c));
+                        for r in 0..R {
+                            let w = w[r].add(b * UNPACKED + 64 * c);
+                            acc[r][t] =
+                                chunk::<S, W>(acc[r][t], S::load(w), S::load(w.add(256)), q, sums);
+                        }
+                    }
+                }
+                let mut dx = [0.0; MAX_TILE];
+                let mut bsums = [std::ptr::null(); MAX_TILE];
+                for t in 0..MAX_TILE {
+                    let x = &*x[t % T].cast::<Q8K>().add(b);
+                    (dx[t], bsums[t]) = (x.d, x.bsums.as_ptr());
+                }
+                for r in 0..R {
+                    let tail = &*w[r].add(b * UNPACKED + 512).cast::<Tail>();
+                    for t in 0..T {
+                        let d = S::splat_f(tail.d * dx[t]);
+                        lanes[r][t] = S::add_f(lanes[r][t], S::mul_f(S::to_f(acc[r][t]), d));
+                    }
+                    if !W::MINUS_32 {
+                        let m = S::dot8x4([tail.mins; 4], bsums);
+                        for t in 0..MAX_TILE {
+                            mins[r][t] += m[t] as f32 * (tail.dmin * dx[t]);
+                        }
+                    }
+                }
+            }
+            let mut y = S::trees::<R, T>(&lanes);
+            for r in 0..R {
+                for t in 0..T {
+                    y[r][t] -= mins[r][t];
+                }
+            }
+            y
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Matrix multiplication `y[t][o] = sum_i w[o][i] x[t][i]` for every weight type.
+//!
+//! The activations of all tokens are first made ready ([`prepare`]), then threads multiply ranges of rows
+//! ([`mul_mat`]). Results have the same bits at every level and for every split into tokens and rows
+//! (`docs/numerics.md`).
+//!
+//! One token reads the file's blocks directly, at the speed of memory. Several tokens share rows that are unpacked
+//! once into a scratch panel that fits the L2 cache ([`panel`]).
+//!
+//! To add a weight type: a variant of [`WeightKind`], its plain loop in `scalar.rs`, and a kernel (`panel::Rows`, and a
+//! decoder for one token).
+
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+mod act;
+#[cfg(target_arch = "x86_64")]
+mod fetch;
+#[cfg(target_arch = "x86_64")]
+mod float;
+#[cfg(target_arch = "x86_64")]
+mod k_quants;
+#[cfg(target_arch = "x86_64")]
+mod panel;
+#[cfg(target_arch = "x86_64")]
+mod q8_0;
+#[cfg(target_arch = "x86_64")]
+mod ternary;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vector;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vector_avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod vector_avx512;
+
+use crate::simd::SimdLevel;
+use gguf::GgmlType;
+
+/// Block of TQ1_0, TQ2_0, Q4_K and Q6_K.
+const QK_K: usize = GgmlType::Q6_K.block_size();
+/// Block of Q4_0 and Q8_0.
+const QK: usize = GgmlType::Q8_0.block_size();
+
+/// What becomes of activations before they are multiplied, decided by the weights ([`WeightKind::act_format`]).
+///
+/// Weights of equal format can share prepared activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ActFormat {
+    /// Unchanged.
+    F32,
+    /// Rounded to f16.
+    F16,
+    /// Rounded to bf16.
+    Bf16,
+    /// int8 with one scale per token, for TQ1_0 weights.
+    I8Tq1,
+    /// int8 with one scale per token, for TQ2_0 weights.
+    I8Tq2,
+    /// int8 with a scale per 32.
+    Q8_0,
+    /// int8 with a scale per 256.
+    Q8K,
+}
+
+/// How ternary weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TernaryType {
+    /// Five weights a byte, 54 bytes a block of 256.
+    Tq1_0,
+    /// Four weights a byte, 66 bytes a block of 256.
+    Tq2_0,
+}
+
+/// The storage of a weight matrix, and what is known of its scales.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum WeightKind {
+    /// 32-bit floats.
+    F32,
+    /// IEEE half floats.
+    F16,
+    /// The upper half of 32-bit floats.
+    Bf16,
+    /// Ternary blocks that all have the scale `d` (or hold zeros only): the scales in the blocks are not read.
+    TernaryUniform {
+        /// The storage of the blocks.
+        ty: TernaryType,
+        /// The scale.
+        d: f32,
+    },
+    /// Ternary blocks with scales of their own.
+    Ternary(TernaryType),
+    /// Blocks of 32 int8.
+    Q8_0,
+    /// Blocks of 32 4-bit integers.
+    Q4_0,
+    /// Blocks of 256 4-bit integers.
+    Q4K,
+    /// Blocks of 256 6-bit integers.
+    Q6K,
+}
+
+impl WeightKind {
+    /// What the activations become.
+    pub fn act_format(self) -> ActFormat {
+        match self {
+            Self::F32 => ActFormat::F32,
+            Self::F16 => ActFormat::F16,
+            Self::Bf16 => ActFormat::Bf16,
+            Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
+            Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
+            Self::Q8_0 | Self::Q4_0 => ActFormat::Q8_0,
+            Self::Ternary(_) | Self::Q4K | Self::Q6K => ActFormat::Q8K,
+        }
+    }
+
+    /// How the weights are stored.
+    pub fn ggml_type(self) -> GgmlType {
+        match self {
+            Self::F32 => GgmlType::F32,
+            Self::F16 => GgmlType::F16,
+            Self::Bf16 => GgmlType::BF16,
+            Self::TernaryUniform { ty, .. } | Self::Ternary(ty) => ty.ggml_type(),
+            Self::Q8_0 => GgmlType::Q8_0,
+            Self::Q4_0 => GgmlType::Q4_0,
+            Self::Q4K => GgmlType::Q4_K,
+            Self::Q6K => GgmlType::Q6_K,
+        }
+    }
+
+    /// The kind of a tensor of type `ty`; `uniform` is the one scale of a ternary tensor, if it has one
+    /// (`ggml_ops::quants::uniform_ternary_scale`). None: the type cannot be multiplied.
+    pub fn new(ty: GgmlType, uniform: Option<f32>) -> Option<Self> {
+        let ternary = |ty| match uniform {
+            Some(d) => Self::TernaryUniform { ty, d },
+            None => Self::Ternary(ty),
+        };
+        Some(match ty {
+            GgmlType::F32 => Self::F32,
+            GgmlType::F16 => Self::F16,
+            GgmlType::BF16 => Self::Bf16,
+            GgmlType::TQ1_0 => ternary(TernaryType::Tq1_0),
+            GgmlType::TQ2_0 => ternary(TernaryType::Tq2_0),
+            GgmlType::Q8_0 => Self::Q8_0,
+            GgmlType::Q4_0 => Self::Q4_0,
+            GgmlType::Q4_K => Self::Q4K,
+            GgmlType::Q6_K => Self::Q6K,
+            _ => return None,
+        })
+    }
+
+    /// Bytes of a row of `k` elements, a multiple of the type's block size.
+    pub fn row_bytes(self, k: usize) -> usize {
+        k / self.ggml_type().block_size() * self.ggml_type().type_size()
+    }
+}
+
+impl TernaryType {
+    fn ggml_type(self) -> GgmlType {
+        match self {
+            Self::Tq1_0 => GgmlType::TQ1_0,
+            Self::Tq2_0 => GgmlType::TQ2_0,
+        }
+    }
+}
+
+/// Bytes of a prepared token: those used, and the distance to the next, a multiple of 64.
+fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, usize) {
+    let used = match level {
+        #[cfg(target_arch = "x86_64")]
+        SimdLevel::Avx2 | SimdLevel::Avx512 | SimdLevel::Avx512Vnni => {
+            act::record_size(fmt, k, n)
+        }
+        _ => scalar::record_size(fmt, k),
+    };
+    (used, used.next_multiple_of(64))
+}
+
+/// Bytes of the buffer for the activations of `n` tokens of `k` elements.
+pub fn act_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
+    record_size(level, fmt, k, n).1 * n
+}
+
+/// Bytes of the scratch memory that each thread needs.
+pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
+    match level {
+        SimdLevel::Scalar => match kind {
+            WeightKind::TernaryUniform { .. } => k,
+            _ => 0,
+        },
+        #[cfg(target_arch = "x86_64")]
+        _ => match kind {
+            WeightKind::F32 | WeightKind::F16 | WeightKind::Bf16 => 0,
+            WeightKind::TernaryUniform { .. } => panel::size(ternary::Uniform::unpacked_size(k)),
+            WeightKind::Ternary(_) => panel::size(ternary::Scaled::unpacked_size(k)),
+            WeightKind::Q8_0 | WeightKind::Q4_0 => panel::size(q8_0::unpacked_size(k)),
+            WeightKind::Q4K | WeightKind::Q6K => panel::size(k_quants::unpacked_size(k)),
+        },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => 0,
+    }
+}
+
+/// Prepares tokens `t0..t1` of `n`, so that threads can share the work. All `n` must be prepared, at one level, before
+/// [`mul_mat`] reads any; the layout depends on `level`, `fmt` and on whether `n` is 1.
+///
+/// # Safety
+/// - `level` is supported by the CPU ([`SimdLevel::supported`]).
+/// - `k` is a multiple of the block size of the weights; `t0 <= t1 <= n`.
+/// - `x` points to `n` rows of `k` floats, `x_stride` floats apart.
+/// - `act` is aligned to 64 bytes and has [`act_size`] bytes; no other thread uses the parts of these tokens.
+#[expect(clippy::too_many_arguments)]
+pub unsafe fn prepare(
+    level: SimdLevel,
+    fmt: ActFormat,
+    k: usize,
+    x: *const f32,
+    x_stride: usize,
+    n: usize,
+    t0: usize,
+    t1: usize,
+    act: *mut u8,
+) {
+    let (_, size) = record_size(level, fmt, k, n);
+    for t in t0..t1 {
+        // SAFETY: t < n, so both are inside what the caller promises.
+        unsafe {
+            let row = std::slice::from_raw_parts(x.add(t * x_stride), k);
+            let dst = act.add(t * size);
+            #[cfg(target_arch = "x86_64")]
+            if level != SimdLevel::Scalar {
+                act::token(level, fmt, n, row, dst);
+                continue;
+            }
+            scalar::token(fmt, row, dst);
+        }
+    }
+}
+
+/// A multiplication: rows `r0..r1` of `w` for `n` tokens.
+#[derive(Clone, Copy)]
+struct Job {
+    level: SimdLevel,
+    k: usize,
+    row_bytes: usize,
+    w: *const u8,
+    r0: usize,
+    r1: usize,
+    n: usize,
+    act: *const u8,
+    /// Bytes of a prepared token, and the distance to the next.
+    act_len: usize,
+    act_stride: usize,
+    y: *mut f32,
+    y_stride: usize,
+    scratch: *mut u8,
+}
+
+impl Job {
+    unsafe fn row(&self, r: usize) -> *const u8 {
+        // SAFETY: the caller has r < r1, and the matrix has r1 rows.
+        unsafe { self.w.add(r * self.row_bytes) }
+    }
+
+    unsafe fn token(&self, t: usize) -> *const u8 {
+        // SAFETY: the caller has t < n, and `act` has n records.
+        unsafe { self.act.add(t * self.act_stride) }
+    }
+
+    unsafe fn set(&self, t: usize, r: usize, v: f32) {
+        // SAFETY: the caller has t < n and r0 <= r < r1: inside `y`, and this call's own part of it.
+        unsafe { self.y.add(t * self.y_stride + r).write(v) }
+    }
+}
+
+/// Computes rows `r0..r1` for all `n` tokens: `y[t * y_stride + r]`.
+///
+/// # Safety
+/// - `level` is supported by the CPU ([`SimdLevel::supported`]).
+/// - `k` is a multiple of the type's block size; `r0 <= r1`.
+/// - `w` points to row 0 of a matrix of at least `r1` rows of [`WeightKind::row_bytes`]; any bytes will do, aligned to
+///   nothing.
+/// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format.
+/// - `y` has room for `n` rows `y_stride` apart with `r1` columns; no other thread uses columns `r0..r1` of it.
+/// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own.
+#[expect(clippy::too_many_arguments)]
+pub unsafe fn mul_mat(
+    level: SimdLevel,
+    kind: WeightKind,
+    k: usize,
+    w: *const u8,
+    r0: usize,
+    r1: usize,
+    n: usize,
+    act: *const u8,
+    y: *mut f32,
+    y_stride: usize,
+    scratch: *mut u8,
+) {
+    let row_bytes = kind.row_bytes(k);
+    let (act_len, act_stride) = record_size(level, kind.act_format(), k, n);
+    let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch };
+    if n == 0 || r0 >= r1 {
+        return;
+    }
+    // SAFETY: the caller's promises, passed on in the job.
+    unsafe {
+        #[cfg(target_arch = "x86_64")]
+        if level != SimdLevel::Scalar {
+            return vector(kind, &job);
+        }
+        scalar::mul_mat(kind, &job);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+unsafe fn vector(kind: WeightKind, job: &Job) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        match kind {
+            WeightKind::F32 => float::mul_mat::<float::F32>(job),
+            WeightKind::F16 => float::mul_mat::<float::F16>(job),
+            WeightKind::Bf16 => float::mul_mat::<float::Bf16>(job),
+            WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
+            WeightKind::Ternary(ty) => ternary::scaled(ty, job),
+            WeightKind::Q8_0 => q8_0::mul_mat::<q8_0::Q8_0>(job),
+            WeightKind::Q4_0 => q8_0::mul_mat::<q8_0::Q4_0>(job),
+            WeightKind::Q4K => k_quants::mul_mat::<k_quants::Q4K>(job),
+            WeightKind::Q6K => k_quants::mul_mat::<k_quants::Q6K>(job),
+        }
+    }
+}

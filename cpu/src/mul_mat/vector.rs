@@ -1,0 +1,190 @@
+//! The vector operations that the kernels are written in, and how a kernel is compiled for each level.
+
+use super::Job;
+use crate::simd::SimdLevel;
+
+/// Operations on 64 bytes and on 16 lanes. A level with narrower registers uses several for one value.
+///
+/// The lanes of all types follow memory: byte `i` belongs to 32-bit lane `i / 4`.
+///
+/// # Safety
+/// All methods: the CPU has the features of the level; pointers are valid for the bytes named (no alignment needed).
+pub(crate) trait Simd {
+    /// 64 bytes: 64 x 8, 32 x 16 or 16 x 32 bit integers.
+    type B: Copy;
+    /// 16 lanes of f32.
+    type F: Copy;
+    /// Running sums of [`Simd::acc_dot`], in lanes whose order means nothing.
+    type Acc: Copy;
+
+    /// How many times `acc_dot` may add codes 0..=3 to an accumulator before [`Simd::acc_flush`].
+    const RUN: usize;
+    /// There are 32 registers of 64 bytes.
+    const WIDE: bool;
+
+    unsafe fn load(p: *const u8) -> Self::B;
+    unsafe fn store(p: *mut u8, v: Self::B);
+    /// Stores bytes 0..32 and 32..64 in two places.
+    unsafe fn store_halves(lo: *mut u8, hi: *mut u8, v: Self::B);
+    /// 32 bytes, twice.
+    unsafe fn load_twice(p: *const u8) -> Self::B;
+    /// Two groups of 32 bytes.
+    unsafe fn load_two(lo: *const u8, hi: *const u8) -> Self::B;
+    /// 32 bytes: their low nibbles, then their high nibbles (a sub-block pair of Q4_K).
+    unsafe fn load_nibbles_32(p: *const u8) -> Self::B;
+    /// Two times 16 bytes: low nibbles, high nibbles of the first, then of the second (two blocks of Q4_0).
+    unsafe fn load_nibbles_16x2(lo: *const u8, hi: *const u8) -> Self::B;
+    /// From 32 bytes of `qh`: bits 4 and 5 of the codes of the two 64-element chunks of half a Q6_K block.
+    unsafe fn q6_k_high(p: *const u8) -> (Self::B, Self::B);
+    unsafe fn zero() -> Self::B;
+    unsafe fn splat8(v: u8) -> Self::B;
+    unsafe fn and(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn sub8(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn sub16(a: Self::B, b: Self::B) -> Self::B;
+    /// Shifts 16-bit lanes right.
+    unsafe fn srl16<const N: u32>(v: Self::B) -> Self::B;
+    /// u8 x i8, neighbours added, i16 (saturating: the caller keeps the sums small).
+    unsafe fn maddubs(a: Self::B, b: Self::B) -> Self::B;
+    /// `acc + a x b`: i16 x i16, neighbours added, i32.
+    unsafe fn madd_acc(acc: Self::B, a: Self::B, b: Self::B) -> Self::B;
+    /// Four i16 at `p`, each in 8 neighbouring 16-bit lanes.
+    unsafe fn splat_4x16(p: *const i16) -> Self::B;
+    /// Two i16 at `p`, each in 16 neighbouring 16-bit lanes.
+    unsafe fn splat_2x16(p: *const i16) -> Self::B;
+    /// Two scales in f16 bits, each in 8 lanes.
+    unsafe fn splat_2xf16(d0: u16, d1: u16) -> Self::F;
+
+    /// Brings i8 weights into the form that [`Simd::dot4`] wants.
+    unsafe fn dot4_weights(w: Self::B) -> Self::B;
+    /// i8 x i8 with four neighbours added, exact. x is in -127..=127; `nsum` is -128 times the sums of four of x.
+    unsafe fn dot4(w: Self::B, x: Self::B, nsum: Self::B) -> Self::B;
+
+    unsafe fn acc_zero() -> Self::Acc;
+    /// Adds codes (0..=3) times x (-127..=127).
+    unsafe fn acc_dot(acc: Self::Acc, codes: Self::B, x: Self::B) -> Self::Acc;
+    /// Moves what `acc_dot` summed to the i32 lanes of `total`.
+    unsafe fn acc_flush(total: Self::Acc, acc: Self::Acc) -> Self::Acc;
+    /// The sums of the i32 lanes of four totals.
+    unsafe fn acc_sum4(t: [Self::Acc; 4]) -> [i32; 4];
+
+    /// 64 bytes, of which 0..52 are the digits of a TQ1_0 block, in the form that [`Simd::tq1_digit`] wants.
+    unsafe fn tq1_load(p: *const u8) -> Self::B;
+    /// The leading trits 0..=2; `q` moves on to the next ones.
+    unsafe fn tq1_digit(q: &mut Self::B) -> Self::B;
+    /// Adds the 256 products of a TQ1_0 block (64 bytes are read) to `acc`; x is in planes of 64: 52, then zeros.
+    unsafe fn tq1_dot(acc: &mut Tq1Acc<Self::Acc>, block: *const u8, x: *const u8);
+    /// Blocks that `tq1_dot` may add before [`Simd::tq1_flush`].
+    const TQ1_RUN: usize;
+    /// The i32 total plus what `tq1_dot` summed.
+    unsafe fn tq1_flush(total: Self::Acc, acc: Tq1Acc<Self::Acc>) -> Self::Acc;
+
+    unsafe fn zero_f() -> Self::F;
+    unsafe fn load_f(p: *const f32) -> Self::F;
+    unsafe fn store_f(p: *mut f32, v: Self::F);
+    unsafe fn load_f16(p: *const u16) -> Self::F;
+    unsafe fn load_bf16(p: *const u16) -> Self::F;
+    unsafe fn splat_f(v: f32) -> Self::F;
+    unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
+    unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c` with one rounding.
+    unsafe fn fma_f(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// i32 lanes to f32.
+    unsafe fn to_f(v: Self::B) -> Self::F;
+    /// `tree` of `docs/numerics.md` over the 16 lanes of four values.
+    unsafe fn tree4(v: [Self::F; 4]) -> [f32; 4];
+    unsafe fn f16_to_f32(bits: u16) -> f32;
+    /// `sum_j m[j] * b[j]` over 8 u8 in `m` and 8 i16, four times.
+    unsafe fn dot8x4(m: [u64; 4], b: [*const i16; 4]) -> [i32; 4];
+    /// Widens 16 i8 to i16.
+    unsafe fn widen_i8x16(src: *const u8, dst: *mut i16);
+    /// Widens 8 u8 to i16.
+    unsafe fn widen_u8x8(src: u64, dst: *mut i16);
+    /// Fetches a line to the L2 cache.
+    unsafe fn prefetch(p: *const u8);
+
+    /// [`Simd::acc_sum4`] of a tile of R rows (at most 4) and T tokens.
+    #[inline(always)]
+    unsafe fn sums<const R: usize, const T: usize>(t: &[[Self::Acc; 4]; R]) -> [[i32; 4]; R] {
+        let mut out = [[0; 4]; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            if T > 1 {
+                for r in 0..R {
+                    out[r] = Self::acc_sum4(t[r]);
+                }
+            } else {
+                let sums = Self::acc_sum4([t[0][0], t[1 % R][0], t[2 % R][0], t[3 % R][0]]);
+                for r in 0..R {
+                    out[r][0] = sums[r];
+                }
+            }
+        }
+        out
+    }
+
+    /// [`Simd::tree4`] of a tile of R rows (at most 4) and T tokens.
+    #[inline(always)]
+    unsafe fn trees<const R: usize, const T: usize>(v: &[[Self::F; 4]; R]) -> [[f32; 4]; R] {
+        let mut out = [[0.0; 4]; R];
+        // SAFETY: the caller's promise.
+        unsafe {
+            if T > 1 {
+                for r in 0..R {
+                    out[r] = Self::tree4(v[r]);
+                }
+            } else {
+                let sums = Self::tree4([v[0][0], v[1 % R][0], v[2 % R][0], v[3 % R][0]]);
+                for r in 0..R {
+                    out[r][0] = sums[r];
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Accumulators of a TQ1_0 row.
+#[derive(Clone, Copy)]
+pub(crate) struct Tq1Acc<A>(pub [A; 6]);
+
+/// A kernel, written once and compiled for each level.
+pub(super) trait Kernel {
+    /// # Safety
+    /// The CPU has the features of `S`; the pointers of `job` are valid as [`super::mul_mat`] asks.
+    unsafe fn run<S: Simd>(&self, job: &Job);
+}
+
+/// Runs a kernel at a level other than `Scalar`.
+///
+/// # Safety
+/// The level is supported; the pointers of `job` are valid as [`super::mul_mat`] asks.
+#[cfg(target_arch = "x86_64")]
+pub(super) unsafe fn run<K: Kernel>(level: SimdLevel, kernel: &K, job: &Job) {
+    use super::{vector_avx2::Avx2, vector_avx512::Avx512, vector_avx512::Avx512Vnni};
+
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2<K: Kernel>(kernel: &K, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { kernel.run::<Avx2>(job) }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
+    unsafe fn avx512<K: Kernel>(kernel: &K, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { kernel.run::<Avx512>(job) }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+    unsafe fn avx512_vnni<K: Kernel>(kernel: &K, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { kernel.run::<Avx512Vnni>(job) }
+    }
+    // SAFETY: the caller promises that the level is supported.
+    unsafe {
+        match level {
+            SimdLevel::Scalar => unreachable!("plain loops have no vector kernel"),
+            SimdLevel::Avx2 => avx2(kernel, job),
+            SimdLevel::Avx512 => avx512(kernel, job),
+            SimdLevel::Avx512Vnni => avx512_vnni(kernel, job),
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! A graph compiled for the CPU: a list of steps that all threads walk through together.
+
+use crate::CpuBackend;
+use crate::dispatch;
+use crate::memory::{ALIGN, CpuBuffer, Memory};
+use crate::pool::Pool;
+use crate::simd::SimdLevel;
+use ggml_ops::backend::{Bindings, Buffer, Program};
+use ggml_ops::plan::Plan;
+use ggml_ops::{Graph, OpError, Source, TensorDesc, TensorId};
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering::*};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A tensor's place in memory.
+#[derive(Clone, Copy)]
+pub(crate) struct RawTensor {
+    ptr: *mut u8,
+    pub desc: TensorDesc,
+}
+
+// SAFETY: a pointer with a description. Who may touch the bytes when is settled by the steps' barriers.
+unsafe impl Send for RawTensor {}
+// SAFETY: as above.
+unsafe impl Sync for RawTensor {}
+
+impl RawTensor {
+    /// The address `offset` bytes from the tensor's first.
+    ///
+    /// # Safety
+    /// The offset lies within the tensor.
+    pub(crate) unsafe fn at(&self, offset: usize) -> *mut u8 {
+        // SAFETY: promised by the caller.
+        unsafe { self.ptr.add(offset) }
+    }
+
+    /// A row of f32.
+    ///
+    /// # Safety
+    /// The tensor is F32 with contiguous rows, the row exists, and nobody writes it meanwhile.
+    pub(crate) unsafe fn row<'a>(&self, (i1, i2, i3): (usize, usize, usize)) -> &'a [f32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(self.desc.row_offset(i1, i2, i3)).cast(), self.desc.ne[0]) }
+    }
+
+    /// A row of f32, to write.
+    ///
+    /// # Safety
+    /// As [`row`](Self::row), and nobody else reads or writes it meanwhile.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn row_mut<'a>(&self, (i1, i2, i3): (usize, usize, usize)) -> &'a mut [f32] {
+        let at = self.desc.row_offset(i1, i2, i3);
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.add(at).cast(), self.desc.ne[0]) }
+    }
+
+    /// All values of a contiguous tensor of I32.
+    ///
+    /// # Safety
+    /// The tensor is contiguous I32 and nobody writes it meanwhile.
+    pub(crate) unsafe fn ints<'a>(&self) -> &'a [i32] {
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.desc.elements()) }
+    }
+
+    /// The addresses that it covers.
+    pub(crate) fn span(&self) -> Range<usize> {
+        self.ptr as usize..self.ptr as usize + self.desc.extent()
+    }
+}
+
+/// What a step has while it runs.
+pub(crate) struct Work<'a> {
+    next: &'a AtomicUsize,
+    /// This thread's own memory, of the size that the program's steps asked for.
+    pub scratch: *mut u8,
+    failure: &'a Mutex<Option<OpError>>,
+}
+
+impl Work<'_> {
+    /// Shares the items `0..n` between the threads, `grain` at a time: each goes to whoever is free.
+    pub(crate) fn share(&self, n: usize, grain: usize, mut f: impl FnMut(Range<usize>)) {
+        let grain = grain.max(1);
+        loop {
+            let start = self.next.fetch_add(grain, Relaxed);
+            if start >= n {
+                return;
+            }
+            f(start..(start + grain).min(n));
+        }
+    }
+
+    /// Makes the run fail with this error, unless it already has another.
+    pub(crate) fn fail(&self, error: OpError) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// A part of an operation that the threads do together.
+pub(crate) struct Step {
+    pub run: Box<dyn Fn(&Work) + Send + Sync>,
+    pub reads: Vec<Range<usize>>,
+    pub writes: Vec<Range<usize>>,
+}
+
+/// What [`dispatch`] has to turn an operation into steps.
+pub(crate) struct Compiler<'a> {
+    pub level: SimdLevel,
+    pub threads: usize,
+    pub src: Vec<RawTensor>,
+    pub src_ids: &'a [TensorId],
+    pub dst: RawTensor,
+    pub shared: &'a mut Resources,
+}
+
+/// What the steps of a program share.
+#[derive(Default)]
+pub(crate) struct Resources {
+    /// Memory for rounded activations.
+    pub activations: Option<Arc<Memory>>,
+    /// Which tensor's activations it holds after the steps so far, and in which format.
+    pub holds: Option<(TensorId, crate::mul_mat::ActFormat)>,
+    /// Bytes of scratch that each thread needs.
+    pub scratch: usize,
+}
+
+struct Compiled {
+    step: Step,
+    barrier_before: bool,
+    next: AtomicUsize,
+}
+
+pub(crate) struct CpuProgram {
+    graph: Arc<Graph>,
+    pool: Arc<Pool>,
+    tensors: Vec<Option<RawTensor>>,
+    steps: Vec<Compiled>,
+    scratch: Memory,
+    scratch_stride: usize,
+    failure: Mutex<Option<OpError>>,
+    memory: usize,
+    // What the raw pointers point into.
+    _arena: Memory,
+    _activations: Option<Arc<Memory>>,
+    _bindings: Vec<Arc<dyn Buffer>>,
+}
+
+impl CpuProgram {
+    pub(crate) fn new(backend: &CpuBackend, graph: Arc<Graph>, bindings: &Bindings) -> Result<CpuProgram, OpError> {
+        let plan = Plan::new(&graph, ALIGN);
+        let arena = Memory::new(plan.arena)?;
+        let tensors = place(&graph, &plan, &arena, bindings)?;
+        let mut shared = Resources::default();
+        let bytes = dispatch::activation_bytes(&graph, backend.level);
+        if bytes > 0 {
+            shared.activations = Some(Arc::new(Memory::new(bytes)?));
+        }
+        let mut steps = Vec::new();
+        for id in graph.ids() {
+            let Source::Op { op, src } = &graph.tensor(id).source else { continue };
+            let unbound = |s: TensorId| OpError::Unbound { name: graph.tensor(s).name.clone() };
+            let raw: Vec<RawTensor> =
+                src.iter().map(|&s| tensors[s.index()].ok_or_else(|| unbound(s))).collect::<Result<_, _>>()?;
+            let dst = tensors[id.index()].ok_or_else(|| unbound(id))?;
+            if dst.desc.elements() == 0 {
+                continue;
+            }
+            let level = backend.level;
+            let compiler = Compiler { level, threads: backend.pool.threads(), src: raw, src_ids: src, dst, shared: &mut shared };
+            steps.extend(dispatch::compile(op, compiler)?);
+        }
+        let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;
+        let scratch = Memory::new(scratch_stride * backend.pool.threads())?;
+        let memory = arena.len() + scratch.len() + shared.activations.as_ref().map_or(0, |m| m.len());
+        Ok(CpuProgram {
+            graph,
+            pool: backend.pool.clone(),
+            tensors,
+            steps: with_barriers(steps),
+            scratch,
+            scratch_stride,
+            failure: Mutex::new(None),
+            memory,
+            _arena: arena,
+            _activations: shared.activations,
+            _bindings: bindings.values().cloned().collect(),
+        })
+    }
+
+    fn leaf(&self, id: TensorId, len: usize, exact: bool) -> Result<RawTensor, OpError> {
+        let t = self.graph.tensor(id);
+        let raw = self.tensors[id.index()].ok_or_else(|| OpError::Unbound { name: t.name.clone() })?;
+        let size = t.desc.extent();
+        if len > size || (exact && len != size) || !t.desc.is_contiguous() {
+            return Err(OpError::Size { name: t.name.clone(), expected: size, got: len });
+        }
+        Ok(raw)
+    }
+}
+
+/// Gives every tensor its address.
+fn place(
+    graph: &Graph,
+    plan: &Plan,
+    arena: &Memory,
+    bindings: &Bindings,
+) -> Result<Vec<Option<RawTensor>>, OpError> {
+    let mut tensors = Vec::with_capacity(graph.tensors().len());
+    for id in graph.ids() {
+        let (root, offset) = graph.storage(id);
+        let base = if let Some(at) = plan.offset(root) {
+            // SAFETY: the plan's places lie within the arena.
+            Some(unsafe { arena.as_ptr().add(at) })
+        } else if let Some(buffer) = bindings.get(&root) {
+            let t = graph.tensor(root);
+            let buffer = buffer.as_any().downcast_ref::<CpuBuffer>().ok_or_else(|| OpError::Backend {
+                backend: "cpu",
+                what: format!("tensor '{}' is bound to another backend's buffer", t.name),
+            })?;
+            let writable = matches!(buffer, CpuBuffer::Owned(..));
+            if buffer.len() < t.desc.extent() || (t.source == Source::State && !writable) {
+                return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
+            }
+            Some(buffer.as_ptr())
+        } else {
+            None
+        };
+        // SAFETY: views lie within their tensor (checked when the graph was built), which lies within its buffer.
+        tensors.push(base.map(|p| RawTensor { ptr: unsafe { p.add(offset) }, desc: *graph.desc(id) }));
+    }
+    Ok(tensors)
+}
+
+/// Puts a barrier before each step that touches what a step since the last barrier wrote, or writes what one read.
+fn with_barriers(steps: Vec<Step>) -> Vec<Compiled> {
+    let overlap = |a: &[Range<usize>], b: &[Range<usize>]| {
+        a.iter().any(|x| b.iter().any(|y| x.start < y.end && y.start < x.end))
+    };
+    let (mut read, mut written): (Vec<Range<usize>>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
+    let mut out = Vec::with_capacity(steps.len());
+    for step in steps {
+        let barrier_before =
+            overlap(&step.reads, &written) || overlap(&step.writes, &written) || overlap(&step.writes, &read);
+        if barrier_before {
+            read.clear();
+            written.clear();
+        }
+        read.extend(step.reads.iter().cloned());
+        written.extend(step.writes.iter().cloned());
+        out.push(Compiled { step, barrier_before, next: AtomicUsize::new(0) });
+    }
+    out
+}
+
+impl Program for CpuProgram {
+    fn write(&mut self, input: TensorId, data: &[u8]) -> Result<(), OpError> {
+        let t = self.graph.tensor(input);
+        if t.source != Source::Input {
+            let what = format!("tensor '{}' is no input", t.name);
+            return Err(OpError::Backend { backend: "cpu", what });
+        }
+        let raw = self.leaf(input, data.len(), true)?;
+        // SAFETY: the input's bytes lie in this program's arena, `data` fills them exactly, and no run is under way.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), raw.ptr, data.len()) }
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), OpError> {
+        let held = self.pool.hold();
+        for c in &mut self.steps {
+            *c.next.get_mut() = 0;
+        }
+        *self.failure.get_mut().unwrap_or_else(PoisonError::into_inner) = None;
+        let this = &*self;
+        held.run(&|thread| {
+            // SAFETY: each thread has its own stride of the scratch memory.
+            let scratch = unsafe { this.scratch.as_ptr().add(thread * this.scratch_stride) };
+            for c in &this.steps {
+                if c.barrier_before {
+                    held.barrier().wait();
+                }
+                (c.step.run)(&Work { next: &c.next, scratch, failure: &this.failure });
+            }
+        });
+        drop(held);
+        match self.failure.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    fn read(&self, output: TensorId, out: &mut [u8]) -> Result<(), OpError> {
+        let t = self.graph.tensor(output);
+        if !t.output {
+            let what = format!("tensor '{}' is no output", t.name);
+            return Err(OpError::Backend { backend: "cpu", what });
+        }
+        let raw = self.leaf(output, out.len(), false)?;
+        let _held = self.pool.hold();
+        // SAFETY: at most the tensor's bytes, and no run is under way while the pool is held.
+        unsafe { std::ptr::copy_nonoverlapping(raw.ptr, out.as_mut_ptr(), out.len()) }
+        Ok(())
+    }
+
+    fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
+// SAFETY: raw pointers into memory that the program keeps alive itself, touched only through `&mut self` or while the
+// pool is held.
+unsafe impl Send for CpuProgram {}

@@ -1,0 +1,158 @@
+//! Hyperparameters, as every architecture here has them.
+
+use super::Architecture;
+use crate::Error;
+use ggml_ops::ops::{GluKind, RopeMode};
+use gguf::{Array, Metadata, Value, key};
+
+/// Sizes and constants of a model.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)] // ggml's names
+pub struct HParams {
+    pub n_vocab: usize,
+    pub n_ctx_train: usize,
+    pub n_embd: usize,
+    pub n_layer: usize,
+    pub n_ff: usize,
+    pub n_head: usize,
+    pub n_head_kv: usize,
+    pub n_embd_head_k: usize,
+    pub n_embd_head_v: usize,
+    pub n_rot: usize,
+    pub rms_eps: f32,
+    /// Multiplies q k^T.
+    pub attn_scale: f32,
+    pub rope_mode: RopeMode,
+    pub rope_freq_base: f32,
+    /// Multiplies positions.
+    pub rope_freq_scale: f32,
+    /// The feed-forward activation.
+    pub activation: GluKind,
+}
+
+impl HParams {
+    /// Width of K for all heads.
+    pub fn n_embd_k_gqa(&self) -> usize {
+        self.n_embd_head_k * self.n_head_kv
+    }
+
+    /// Width of V for all heads.
+    pub fn n_embd_v_gqa(&self) -> usize {
+        self.n_embd_head_v * self.n_head_kv
+    }
+
+    /// Reads and checks the `{arch}.*` keys.
+    ///
+    /// # Errors
+    /// A key that is missing, has another type, or a value that cannot be; the message names it.
+    pub fn read(m: &Metadata, arch: &dyn Architecture, n_vocab: usize) -> Result<HParams, Error> {
+        let keys = Keys { m, arch: arch.name() };
+        let n_embd = keys.size(key::EMBEDDING_LENGTH, None, 1 << 20)?;
+        let n_layer = keys.size(key::BLOCK_COUNT, None, 512)?;
+        let n_head = keys.size(key::ATTENTION_HEAD_COUNT, None, n_embd)?;
+        let n_head_kv = keys.size(key::ATTENTION_HEAD_COUNT_KV, Some(n_head), n_head)?;
+        if !n_head.is_multiple_of(n_head_kv) {
+            return Err(keys.bad(key::ATTENTION_HEAD_COUNT_KV, format!("a divisor of {n_head} heads"), n_head_kv));
+        }
+        let head = n_embd / n_head;
+        let n_embd_head_k = keys.size(key::ATTENTION_KEY_LENGTH, Some(head), 1 << 16)?;
+        let n_embd_head_v = keys.size(key::ATTENTION_VALUE_LENGTH, Some(head), 1 << 16)?;
+        let n_rot = keys.size(key::ROPE_DIMENSION_COUNT, Some(n_embd_head_k), n_embd_head_k)?;
+        if !n_rot.is_multiple_of(2) {
+            return Err(keys.bad(key::ROPE_DIMENSION_COUNT, "an even number", n_rot));
+        }
+        let experts = keys.size_or_zero("expert_count")?;
+        if experts != 0 {
+            return Err(keys.bad("expert_count", "0 (mixtures of experts are not supported)", experts));
+        }
+        let scale = keys.f32(key::ATTENTION_SCALE, 0.0)?;
+        Ok(HParams {
+            n_vocab,
+            n_ctx_train: keys.size(key::CONTEXT_LENGTH, None, 1 << 30)?,
+            n_embd,
+            n_layer,
+            n_ff: keys.size(key::FEED_FORWARD_LENGTH, None, 1 << 24)?,
+            n_head,
+            n_head_kv,
+            n_embd_head_k,
+            n_embd_head_v,
+            n_rot,
+            rms_eps: m.require_f32(&keys.key(key::ATTENTION_LAYER_NORM_RMS_EPSILON))?,
+            attn_scale: if scale > 0.0 { scale } else { 1.0 / (n_embd_head_k as f32).sqrt() },
+            rope_mode: arch.rope_mode(),
+            rope_freq_base: keys.f32(key::ROPE_FREQ_BASE, 10000.0)?,
+            rope_freq_scale: keys.rope_freq_scale()?,
+            activation: keys.activation(arch.activation())?,
+        })
+    }
+}
+
+struct Keys<'a> {
+    m: &'a Metadata,
+    arch: &'static str,
+}
+
+impl Keys<'_> {
+    fn key(&self, suffix: &str) -> String {
+        key::of_arch(self.arch, suffix)
+    }
+
+    fn bad(&self, suffix: &str, expected: impl Into<String>, got: impl ToString) -> Error {
+        Error::HParam { key: self.key(suffix), expected: expected.into(), got: got.to_string() }
+    }
+
+    /// A size from 1 to `max`: a u32, or an array with the same number for every layer.
+    fn size(&self, suffix: &str, default: Option<usize>, max: usize) -> Result<usize, Error> {
+        let name = self.key(suffix);
+        let got = match self.m.get(&name) {
+            Some(Value::Array(Array::U32(v))) if !v.is_empty() => {
+                if v.iter().any(|&n| n != v[0]) {
+                    return Err(self.bad(suffix, "the same in every layer", format!("{v:?}")));
+                }
+                v[0]
+            }
+            Some(Value::Array(Array::I32(v))) if !v.is_empty() => {
+                if v[0] < 0 || v.iter().any(|&n| n != v[0]) {
+                    return Err(self.bad(suffix, "the same positive number in every layer", format!("{v:?}")));
+                }
+                v[0].unsigned_abs()
+            }
+            None if default.is_some() => return Ok(default.unwrap_or_default()),
+            _ => self.m.require_u32(&name)?,
+        };
+        let size = got as usize;
+        if size == 0 || size > max {
+            return Err(self.bad(suffix, format!("1 to {max}"), size));
+        }
+        Ok(size)
+    }
+
+    fn size_or_zero(&self, suffix: &str) -> Result<u32, Error> {
+        Ok(self.m.u32(&self.key(suffix))?.unwrap_or(0))
+    }
+
+    fn f32(&self, suffix: &str, default: f32) -> Result<f32, Error> {
+        let v = self.m.f32(&self.key(suffix))?.unwrap_or(default);
+        if v.is_finite() { Ok(v) } else { Err(self.bad(suffix, "a finite number", v)) }
+    }
+
+    fn rope_freq_scale(&self) -> Result<f32, Error> {
+        let kind = self.m.str(&self.key(key::ROPE_SCALING_TYPE))?.unwrap_or("linear");
+        if !matches!(kind, "linear" | "none") {
+            return Err(self.bad(key::ROPE_SCALING_TYPE, "'linear' or 'none'", format!("'{kind}', which is not supported")));
+        }
+        let old = self.f32("rope.scale_linear", 0.0)?;
+        let factor = self.f32(key::ROPE_SCALING_FACTOR, old)?;
+        Ok(if kind == "none" || factor == 0.0 { 1.0 } else { 1.0 / factor })
+    }
+
+    fn activation(&self, default: GluKind) -> Result<GluKind, Error> {
+        const KEY: &str = "hidden_activation";
+        match self.m.str(&self.key(KEY))? {
+            None => Ok(default),
+            Some("silu" | "swish") => Ok(GluKind::Swiglu),
+            Some("relu2" | "relu_squared" | "squared_relu") => Ok(GluKind::Reglu2),
+            Some(other) => Err(self.bad(KEY, "'silu' or 'relu2'", format!("'{other}'"))),
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Runs a model: batches of tokens in, logits out, with the past in a KV cache.
+
+use crate::arch::{Builder, Inputs, Shape};
+use crate::batch::{Batch, BatchError, BatchToken};
+use crate::kv_cache::KvCache;
+use crate::{Error, Model};
+use bytemuck::cast_slice;
+use ggml_ops::TensorId;
+use ggml_ops::backend::Program;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Floats of logits that one run may hold: 32 MiB.
+const MAX_LOGITS: usize = 8 << 20;
+/// Graphs kept ready, by shape. Generation needs one; the others save work for repeated batch sizes.
+const MAX_PROGRAMS: usize = 3;
+
+/// How to make a context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContextOptions {
+    /// Positions for each sequence; 0: as many as the model was trained with.
+    pub n_ctx: usize,
+    /// Sequences.
+    pub n_seq_max: usize,
+    /// Tokens that are run at once; longer batches are cut. Does not change results.
+    pub n_ubatch: usize,
+}
+
+impl Default for ContextOptions {
+    fn default() -> Self {
+        ContextOptions { n_ctx: 0, n_seq_max: 1, n_ubatch: 512 }
+    }
+}
+
+struct Ready {
+    shape: Shape,
+    inputs: Inputs,
+    logits: Option<TensorId>,
+    program: Box<dyn Program>,
+}
+
+/// A model at work.
+pub struct Context {
+    model: Arc<Model>,
+    cache: KvCache,
+    n_ubatch: usize,
+    programs: VecDeque<Ready>,
+    logits: Vec<f32>,
+    host: HostInputs,
+}
+
+/// Buffers for the inputs of a run, reused.
+#[derive(Default)]
+struct HostInputs {
+    tokens: Vec<i32>,
+    cache_rows: Vec<i32>,
+    span: Vec<i32>,
+    outputs: Vec<i32>,
+    rope: Vec<f32>,
+}
+
+impl Context {
+    /// A context with an empty cache.
+    ///
+    /// # Errors
+    /// Where the cache's memory cannot be had.
+    pub fn new(model: Arc<Model>, options: ContextOptions) -> Result<Context, Error> {
+        let hp = model.hparams();
+        let n_ctx = if options.n_ctx == 0 { hp.n_ctx_train } else { options.n_ctx };
+        let cache = KvCache::new(model.device().as_ref(), hp, n_ctx, options.n_seq_max.max(1))?;
+        Ok(Context {
+            cache,
+            n_ubatch: options.n_ubatch.max(1),
+            programs: VecDeque::new(),
+            logits: Vec::new(),
+            host: HostInputs::default(),
+            model,
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The past.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// The past, to forget some of it.
+    pub fn cache_mut(&mut self) -> &mut KvCache {
+        &mut self.cache
+    }
+
+    /// Positions for each sequence.
+    pub fn n_ctx(&self) -> usize {
+        self.cache.n_ctx()
+    }
+
+    /// Runs a batch, and calls `on_logits` with the index in the batch and the logits of each token that wants them.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] where a token does not fit; then nothing has been run.
+    pub fn decode(&mut self, batch: &Batch, mut on_logits: impl FnMut(usize, &[f32])) -> Result<(), Error> {
+        let n_vocab = self.model.hparams().n_vocab;
+        if let Some(t) = batch.tokens.iter().find(|t| t.token as usize >= n_vocab) {
+            return Err(BatchError::Token { token: t.token, n_vocab }.into());
+        }
+        self.cache.check(&batch.tokens)?;
+        let mut start = 0;
+        while start < batch.tokens.len() {
+            let len = self.cut(&batch.tokens[start..]);
+            let tokens = &batch.tokens[start..start + len];
+            self.run(tokens)?;
+            let wanted = tokens.iter().enumerate().filter(|(_, t)| t.logits);
+            for ((i, _), row) in wanted.zip(self.logits.chunks_exact(n_vocab)) {
+                on_logits(start + i, row);
+            }
+            start += len;
+        }
+        Ok(())
+    }
+
+    /// How many of these tokens to run at once.
+    fn cut(&self, tokens: &[BatchToken]) -> usize {
+        let max_outputs = (MAX_LOGITS / self.model.hparams().n_vocab).max(1);
+        let mut outputs = 0;
+        let fits = tokens.iter().take(self.n_ubatch).take_while(|t| {
+            outputs += usize::from(t.logits);
+            outputs <= max_outputs
+        });
+        fits.count()
+    }
+
+    fn run(&mut self, tokens: &[BatchToken]) -> Result<(), Error> {
+        self.host.fill(tokens, &self.cache, &self.model);
+        let n_outputs = self.host.outputs.len();
+        let shape =
+            Shape { n_tokens: tokens.len(), n_outputs, n_ctx: self.cache.n_ctx(), n_seq_max: self.cache.n_seq_max() };
+        self.make_ready(shape)?;
+        let Some(ready) = self.programs.front_mut() else { return Ok(()) };
+        let (program, inputs, host) = (&mut ready.program, &ready.inputs, &self.host);
+        program.write(inputs.tokens, cast_slice(&host.tokens))?;
+        program.write(inputs.cache_rows, cast_slice(&host.cache_rows))?;
+        program.write(inputs.span, cast_slice(&host.span))?;
+        program.write(inputs.rope, cast_slice(&host.rope))?;
+        if let Some(outputs) = inputs.outputs {
+            program.write(outputs, cast_slice(&host.outputs))?;
+        }
+        program.run()?;
+        self.cache.append(tokens);
+        self.logits.resize(n_outputs * self.model.hparams().n_vocab, 0.0);
+        if let Some(logits) = ready.logits {
+            program.read(logits, bytemuck::cast_slice_mut(&mut self.logits))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the graph of this shape in front, compiled.
+    fn make_ready(&mut self, shape: Shape) -> Result<(), Error> {
+        if let Some(at) = self.programs.iter().position(|r| r.shape == shape) {
+            if at != 0 {
+                let ready = self.programs.remove(at);
+                self.programs.extend(ready);
+                self.programs.rotate_right(1);
+            }
+            return Ok(());
+        }
+        // The memory of a large batch's graph is not kept beside that of another large batch.
+        self.programs.retain(|r| r.shape.n_tokens <= 32 || shape.n_tokens <= 32);
+        self.programs.truncate(MAX_PROGRAMS - 1);
+        let cache = |il: usize| self.cache.layer(il).clone();
+        let model = &self.model;
+        let built = Builder::build(model.arch(), model.hparams(), model.weights(), &cache, shape)?;
+        let program = model.device().compile(Arc::new(built.graph), &built.bindings)?;
+        self.programs.push_front(Ready { shape, inputs: built.inputs, logits: built.logits, program });
+        Ok(())
+    }
+}
+
+impl HostInputs {
+    fn fill(&mut self, tokens: &[BatchToken], cache: &KvCache, model: &Model) {
+        let HostInputs { tokens: ids, cache_rows, span, outputs, rope } = self;
+        for list in [&mut *ids, cache_rows, span, outputs] {
+            list.clear();
+        }
+        rope.clear();
+        // Ids, rows and positions were checked against the vocabulary and the cache, both far below 2^31 in rows that
+        // memory can hold; `as` cannot truncate.
+        for (i, t) in tokens.iter().enumerate() {
+            ids.push(t.token as i32);
+            cache_rows.push(cache.row(t) as i32);
+            span.extend([t.seq as i32, 0, t.pos as i32 + 1]);
+            model.rope_row(t.pos, rope);
+            if t.logits {
+                outputs.push(i as i32);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A model: hyperparameters, weights on a device, vocabulary.
+
+use crate::arch::{self, Architecture, HParams, TensorSpec, Weight};
+use crate::device::Device;
+use crate::vocab::Vocab;
+use crate::Error;
+use ggml_ops::{TensorDesc, quants};
+use gguf::{GgmlType, Gguf, Metadata, TensorName, TensorRole, Value, key};
+use rayon::prelude::*;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+/// How to load a model.
+#[derive(Clone, Debug, Default)]
+pub struct ModelOptions {
+    /// Metadata to use instead of the file's.
+    pub overrides: Vec<(String, Value)>,
+}
+
+/// A model on a device.
+pub struct Model {
+    gguf: Gguf,
+    metadata: Option<Metadata>,
+    arch: &'static dyn Architecture,
+    hp: HParams,
+    weights: HashMap<TensorName, Weight>,
+    rope_factors: Option<Vec<f32>>,
+    vocab: Option<Vocab>,
+    device: Device,
+}
+
+impl Model {
+    /// Checks everything about a file, and binds its tensors to the device. Weights stay in the file where the device
+    /// can read them there.
+    ///
+    /// # Errors
+    /// What is wrong with the file; the message names the key or the tensor.
+    pub fn load(gguf: Gguf, device: Device, options: ModelOptions) -> Result<Model, Error> {
+        let metadata = (!options.overrides.is_empty()).then(|| {
+            let mut m = gguf.metadata().clone();
+            for (key, value) in options.overrides {
+                m.insert(key, value);
+            }
+            m
+        });
+        let m = metadata.as_ref().unwrap_or(gguf.metadata());
+        if let Some(kind) = m.str(key::GENERAL_TYPE)?.filter(|&t| t != "model") {
+            return Err(Error::NotAModel(kind.into()));
+        }
+        let name = m.require_str(key::GENERAL_ARCHITECTURE)?;
+        let arch = arch::find(name).ok_or_else(|| Error::UnknownArchitecture {
+            name: name.into(),
+            known: arch::ARCHITECTURES.iter().map(|a| a.name()).collect::<Vec<_>>().join(", "),
+        })?;
+        let vocab = match m.str(key::TOKENIZER_MODEL)? {
+            None | Some("none" | "no_vocab") => None,
+            Some(_) => Some(Vocab::from_metadata(m)?),
+        };
+        let n_vocab = vocab_size(m, arch, vocab.as_ref(), &gguf)?;
+        let hp = HParams::read(m, arch, n_vocab)?;
+        let specs = arch.tensors(&hp);
+        let weights = bind(&gguf, arch, &specs, &device)?;
+        let rope_factors = weights
+            .contains_key(&TensorRole::RopeFreqs.weight(0))
+            .then(|| gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string()))
+            .flatten()
+            .map(|t| {
+                let floats = gguf.data(t).chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
+                floats.collect()
+            });
+        Ok(Model { metadata, arch, hp, weights, rope_factors, vocab, device, gguf })
+    }
+
+    /// The file.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
+    }
+
+    /// The file's metadata, with the overrides.
+    pub fn metadata(&self) -> &Metadata {
+        self.metadata.as_ref().unwrap_or(self.gguf.metadata())
+    }
+
+    /// The architecture.
+    pub fn arch(&self) -> &'static dyn Architecture {
+        self.arch
+    }
+
+    /// Sizes and constants.
+    pub fn hparams(&self) -> &HParams {
+        &self.hp
+    }
+
+    /// The weights on the device.
+    pub fn weights(&self) -> &HashMap<TensorName, Weight> {
+        &self.weights
+    }
+
+    /// The tokenizer, if the file has one.
+    pub fn vocab(&self) -> Option<&Vocab> {
+        self.vocab.as_ref()
+    }
+
+    /// Where it runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// cos and sin of RoPE's angles at `pos`, for each pair of elements: f64 arithmetic, rounded to f32 at the end.
+    pub(crate) fn rope_row(&self, pos: usize, out: &mut Vec<f32>) {
+        let hp = &self.hp;
+        for p in 0..hp.n_rot / 2 {
+            let exponent = -2.0 * p as f64 / hp.n_rot as f64;
+            let factor = self.rope_factors.as_ref().map_or(1.0, |f| f64::from(f[p]));
+            let frequency = libm::pow(f64::from(hp.rope_freq_base), exponent) / factor;
+            let angle = pos as f64 * f64::from(hp.rope_freq_scale) * frequency;
+            out.push(libm::cos(angle) as f32);
+            out.push(libm::sin(angle) as f32);
+        }
+    }
+}
+
+fn vocab_size(m: &Metadata, arch: &dyn Architecture, vocab: Option<&Vocab>, gguf: &Gguf) -> Result<usize, Error> {
+    let rows = gguf.tensor(&TensorRole::TokenEmbd.weight(0).to_string()).map(|t| t.ne[1]);
+    match (vocab, rows) {
+        (Some(vocab), Some(embd)) if vocab.len() != embd => Err(Error::VocabSize { embd, vocab: vocab.len() }),
+        (Some(vocab), _) => Ok(vocab.len()),
+        (None, _) => Ok(m.require_u32(&key::of_arch(arch.name(), key::VOCAB_SIZE))? as usize),
+    }
+}
+
+/// Finds each tensor of the architecture in the file, checks it, and gives it to the device.
+fn bind(
+    gguf: &Gguf,
+    arch: &'static dyn Architecture,
+    specs: &[TensorSpec],
+    device: &Device,
+) -> Result<HashMap<TensorName, Weight>, Error> {
+    let mut found = Vec::new();
+    for spec in specs {
+        let name = spec.name.to_string();
+        match gguf.tensor(&name) {
+            Some(info) => found.push((spec, info)),
+            None if spec.required => return Err(Error::MissingTensor { name, arch: arch.name() }),
+            None => {}
+        }
+    }
+    let known: HashSet<&str> = found.iter().map(|(_, info)| info.name.as_str()).collect();
+    if let Some(other) = gguf.tensors().iter().find(|t| !known.contains(t.name.as_str())) {
+        return Err(Error::UnknownTensor { name: other.name.clone(), arch: arch.name() });
+    }
+    found
+        .into_par_iter()
+        .map(|(spec, info)| {
+            let mut ne = [1; 4];
+            ne[..spec.ne.len()].copy_from_slice(&spec.ne);
+            if info.ne != ne {
+                let got = info.ne[..info.n_dims.clamp(1, 4) as usize].to_vec();
+                return Err(Error::TensorShape { name: info.name.clone(), expected: spec.ne.clone(), got });
+            }
+            let is_vector = spec.ne.len() == 1;
+            if is_vector && info.ty != GgmlType::F32 {
+                return Err(Error::TensorType { name: info.name.clone(), expected: "F32", got: info.ty });
+            }
+            if !quants::supported(info.ty) {
+                let expected = "one of those that Fabric computes with";
+                return Err(Error::TensorType { name: info.name.clone(), expected, got: info.ty });
+            }
+            let desc = TensorDesc::new(info.ty, &spec.ne).map_err(ggml_ops::OpError::from)?;
+            let bytes = gguf.tensor_bytes(info).aligned(4).map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
+            let uniform_scale = quants::uniform_ternary_scale(info.ty, &bytes);
+            let buffer = device.load(&desc, Arc::new(bytes))?;
+            Ok((spec.name, Weight { desc, uniform_scale, buffer }))
+        })
+        .collect()
+}

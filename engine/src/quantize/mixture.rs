@@ -1,0 +1,263 @@
+//! Which type each tensor gets: llama-quantize's rules.
+//!
+//! The rules go by names, as llama-quantize's do: they hold for all architectures, also those that this engine does not
+//! run.
+
+use gguf::{Gguf, GgmlType, Metadata, TensorInfo, Value, key};
+
+use super::order::layer;
+use super::{FType, QuantizeError};
+
+/// What the rules tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Category {
+    TokenEmbd,
+    Output,
+    /// `attn_v`, and what has it inside: `attn_qkv`, `attn_kv_b`.
+    AttnV,
+    AttnK,
+    AttnOutput,
+    FfnDown,
+    Other,
+}
+
+impl Category {
+    pub(super) fn of(name: &str) -> Category {
+        const PARTS: &[(&str, Category)] = &[
+            ("attn_qkv.weight", Category::AttnV),
+            ("attn_kv_b.weight", Category::AttnV),
+            ("attn_v.weight", Category::AttnV),
+            ("attn_k.weight", Category::AttnK),
+            ("attn_q.weight", Category::Other),
+            ("attn_output.weight", Category::AttnOutput),
+            ("ffn_up", Category::Other),
+            ("ffn_gate", Category::Other),
+            ("ffn_down", Category::FfnDown),
+        ];
+        match name {
+            "output.weight" => Category::Output,
+            "token_embd.weight" | "per_layer_token_embd.weight" => Category::TokenEmbd,
+            _ => PARTS
+                .iter()
+                .find(|(part, _)| name.contains(part))
+                .map_or(Category::Other, |(_, category)| *category),
+        }
+    }
+}
+
+/// Weights that are small, or whose values are not only multiplied with: they stay as they are.
+const KEPT: &[&str] = &[
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+];
+
+/// Whether a tensor can be quantized at all: it is a weight of two or more dimensions, and not one of those that are kept.
+pub(super) fn is_quantizable(tensor: &TensorInfo) -> bool {
+    let name = tensor.name.as_str();
+    tensor.ne[1..].iter().any(|&n| n != 1)
+        && name.ends_with("weight")
+        && !matches!(name, "position_embd.weight" | "token_types.weight")
+        && !KEPT.iter().any(|part| name.contains(part))
+}
+
+/// What the rules need to know of the model.
+struct HParams {
+    arch: String,
+    /// 0 where the key is absent.
+    n_layer: u32,
+    n_expert: u32,
+    /// A Llama or Qwen2 of 80 layers whose query heads share keys and values.
+    is_70b: bool,
+}
+
+impl HParams {
+    fn of(metadata: &Metadata) -> Result<HParams, QuantizeError> {
+        let arch = metadata.require_str(key::GENERAL_ARCHITECTURE)?.to_owned();
+        let u32 = |suffix| metadata.u32(&key::of_arch(&arch, suffix));
+        let n_layer = u32(key::BLOCK_COUNT)?.unwrap_or(0);
+        let n_expert = u32("expert_count")?.unwrap_or(0);
+        let n_head = first(metadata, &key::of_arch(&arch, key::ATTENTION_HEAD_COUNT));
+        let n_head_kv = first(metadata, &key::of_arch(&arch, key::ATTENTION_HEAD_COUNT_KV));
+        let is_70b = n_layer == 80
+            && match arch.as_str() {
+                "llama" => n_head != n_head_kv.or(n_head),
+                "qwen2" => true,
+                _ => false,
+            };
+        Ok(HParams { arch, n_layer, n_expert, is_70b })
+    }
+}
+
+/// A number, or the first of an array with one for each layer.
+fn first(metadata: &Metadata, key: &str) -> Option<u32> {
+    match metadata.get(key)? {
+        Value::U32(n) => Some(*n),
+        Value::Array(gguf::Array::U32(a)) => a.first().copied(),
+        Value::Array(gguf::Array::I32(a)) => a.first().and_then(|&n| u32::try_from(n).ok()),
+        _ => None,
+    }
+}
+
+/// The mixture of one file type for one model. Tensors have to come in the order in which they are written, because
+/// some rules count them.
+pub(super) struct Mixture {
+    ftype: FType,
+    output_type: Option<GgmlType>,
+    hparams: HParams,
+    /// The embedding is the output matrix too.
+    is_tied: bool,
+    n_attn_v: usize,
+    seen_attn_v: usize,
+    seen_ffn_down: usize,
+}
+
+impl Mixture {
+    pub(super) fn new(
+        model: &Gguf,
+        metadata: &Metadata,
+        ftype: FType,
+        output_type: Option<GgmlType>,
+    ) -> Result<Mixture, QuantizeError> {
+        let of = |wanted| {
+            let all = model.tensors().iter();
+            all.filter(move |t| Category::of(&t.name) == wanted).count()
+        };
+        Ok(Mixture {
+            ftype,
+            output_type,
+            hparams: HParams::of(metadata)?,
+            is_tied: of(Category::Output) == 0,
+            n_attn_v: of(Category::AttnV),
+            seen_attn_v: 0,
+            seen_ffn_down: 0,
+        })
+    }
+
+    /// The type of the next tensor, before it is known whether its rows are whole blocks of it.
+    pub(super) fn next(&mut self, tensor: &TensorInfo) -> Result<GgmlType, QuantizeError> {
+        let base = self.ftype.base();
+        Ok(match Category::of(&tensor.name) {
+            Category::Output => self.output(tensor),
+            Category::TokenEmbd if self.is_tied => self.output(tensor),
+            Category::TokenEmbd => match self.ftype {
+                FType::TQ1_0 | FType::TQ2_0 => GgmlType::Q4_K,
+                _ => base,
+            },
+            Category::AttnV => self.attn_v(),
+            Category::AttnK if self.hparams.n_expert == 8 => GgmlType::Q8_0,
+            Category::AttnOutput if self.attn_output_is_q5_k() => GgmlType::Q5_K,
+            Category::FfnDown => self.ffn_down(&tensor.name)?,
+            Category::AttnK | Category::AttnOutput | Category::Other => base,
+        })
+    }
+
+    fn output(&self, tensor: &TensorInfo) -> GgmlType {
+        let base = self.ftype.base();
+        match self.output_type {
+            Some(ty) => ty,
+            None if self.hparams.arch == "falcon" => GgmlType::Q8_0,
+            None if !tensor.ne[0].is_multiple_of(base.block_size()) => GgmlType::Q8_0,
+            None if base == GgmlType::Q8_0 => GgmlType::Q8_0,
+            None => GgmlType::Q6_K,
+        }
+    }
+
+    fn attn_v(&mut self) -> GgmlType {
+        let i = self.seen_attn_v;
+        self.seen_attn_v += 1;
+        if self.hparams.n_expert == 8 {
+            return GgmlType::Q8_0;
+        }
+        match self.ftype {
+            FType::Q4_K_M if wants_more_bits(i, self.n_attn_v) => GgmlType::Q6_K,
+            FType::Q4_K_S if i < 4 => GgmlType::Q5_K,
+            FType::Q4_K_M | FType::Q4_K_S if self.hparams.is_70b => GgmlType::Q5_K,
+            ftype => ftype.base(),
+        }
+    }
+
+    fn attn_output_is_q5_k(&self) -> bool {
+        let is_mixed = matches!(self.ftype, FType::Q4_K_M | FType::Q4_K_S);
+        is_mixed && self.hparams.n_expert == 8 && self.hparams.arch != "falcon"
+    }
+
+    fn ffn_down(&mut self, name: &str) -> Result<GgmlType, QuantizeError> {
+        let n = self.hparams.n_layer as usize;
+        let mut i = self.seen_ffn_down;
+        self.seen_ffn_down += 1;
+        if self.hparams.n_expert > 1 {
+            // Layers have several.
+            i = match layer(name) {
+                Some(layer) if layer < self.hparams.n_layer => layer as usize,
+                _ => {
+                    return Err(QuantizeError::Layer {
+                        tensor: name.into(),
+                        key: key::of_arch(&self.hparams.arch, key::BLOCK_COUNT),
+                        n_layer: self.hparams.n_layer,
+                    });
+                }
+            };
+        }
+        let is_falcon = self.hparams.arch == "falcon";
+        Ok(match self.ftype {
+            FType::Q4_K_M if is_falcon && i < n / 16 => GgmlType::Q6_K,
+            FType::Q4_K_M if is_falcon && wants_more_bits(i, n) => GgmlType::Q5_K,
+            FType::Q4_K_M if !is_falcon && wants_more_bits(i, n) => GgmlType::Q6_K,
+            FType::Q4_K_S if !is_falcon && i < n / 8 => GgmlType::Q5_K,
+            ftype => ftype.base(),
+        })
+    }
+}
+
+/// The first and last eighth, and every third layer between.
+fn wants_more_bits(i: usize, n: usize) -> bool {
+    i < n / 8 || i >= n.saturating_mul(7) / 8 || (i - n / 8) % 3 == 2
+}
+
+/// The type for rows that are no whole number of blocks of `ty`.
+pub(super) fn fallback(ty: GgmlType, ne0: usize) -> GgmlType {
+    use GgmlType::*;
+    let smaller = match ty {
+        TQ1_0 | TQ2_0 | Q2_K | Q3_K | Q2_0 => Q4_0,
+        Q4_K => Q5_0,
+        Q5_K => Q5_1,
+        Q6_K => Q8_0,
+        IQ1_S | IQ1_M | IQ2_XXS | IQ2_XS | IQ2_S | IQ3_XXS | IQ3_S | IQ4_XS => IQ4_NL,
+        _ => F16,
+    };
+    let fits = ne0.is_multiple_of(smaller.block_size());
+    if fits { smaller } else { F16 }
+}

@@ -1,0 +1,167 @@
+//! Converts and writes the tensors of a plan, one after the other, in pieces of bounded size.
+
+use std::path::Path;
+
+use ggml_ops::quants::{self, QuantError};
+use gguf::{AtomicFile, DataWriter, GgmlType, Gguf, TensorInfo};
+use rayon::prelude::*;
+
+use super::{Plan, PlannedTensor, QuantizeError};
+
+/// Elements that one thread converts at a time: whole blocks of every type.
+const CHUNK: usize = 1 << 16;
+/// Chunks that are converted before they are written. Together with one chunk in f32 for each thread, this is all the
+/// memory that is needed, however large a tensor is: 16 MiB for F32.
+const CHUNKS: usize = 64;
+
+const _: () = {
+    let mut i = 0;
+    while i < GgmlType::ALL.len() {
+        assert!(CHUNK.is_multiple_of(GgmlType::ALL[i].block_size()));
+        i += 1;
+    }
+};
+
+/// A quantized file in the making. The file appears under its name when [`finish`](Self::finish) returns, not before.
+pub struct Quantizer<'a> {
+    model: &'a Gguf,
+    plan: &'a Plan,
+    out: DataWriter<AtomicFile>,
+    /// Index of the tensor that is next.
+    due: usize,
+    pool: rayon::ThreadPool,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Quantizer<'a> {
+    /// Begins the file at `path`. `plan` was made for `model`; `n_threads` = 0 is one for each core.
+    ///
+    /// # Errors
+    /// If the file cannot be created, or threads cannot be had.
+    pub fn create(
+        model: &'a Gguf,
+        plan: &'a Plan,
+        path: &Path,
+        n_threads: usize,
+    ) -> Result<Self, QuantizeError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
+        let pool = pool.thread_name(|i| format!("quantize-{i}")).build();
+        Ok(Quantizer {
+            model,
+            plan,
+            out: plan.writer()?.create(path)?,
+            due: 0,
+            pool: pool.map_err(|error| QuantizeError::Threads { n_threads, error })?,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// The tensor that is next; `None` after the last.
+    pub fn due(&self) -> Option<&'a PlannedTensor> {
+        self.plan.tensors().get(self.due)
+    }
+
+    /// Converts and writes the tensor that is next, and returns it; `None` after the last. Bits depend neither on the
+    /// number of threads nor on the sizes of the pieces: blocks are quantized each for itself.
+    ///
+    /// # Errors
+    /// If the input or the result has a NaN or an infinity, or if the file cannot be written.
+    pub fn write_next(&mut self) -> Result<Option<&'a PlannedTensor>, QuantizeError> {
+        let Some(tensor) = self.due() else {
+            return Ok(None);
+        };
+        let Quantizer { model, out, pool, buffer, .. } = self;
+        let data = model.data(&tensor.source);
+        let piece = |ty: GgmlType| CHUNK / ty.block_size() * ty.type_size();
+        let (from, to) = (piece(tensor.source.ty), piece(tensor.ty));
+        let name = tensor.source.name.as_str();
+        for (group, source) in data.chunks(CHUNKS * from).enumerate() {
+            let first = group * CHUNKS * CHUNK;
+            if tensor.is_converted() {
+                let len = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size()
+                    / tensor.ty.block_size()
+                    * tensor.ty.type_size();
+                buffer.resize(len, 0);
+                let pieces = source.par_chunks(from).zip(buffer.par_chunks_mut(to));
+                let failure = pool.install(|| {
+                    pieces.enumerate().find_map_first(|(i, (source, out))| {
+                        convert(tensor, first + i * CHUNK, source, out).err()
+                    })
+                });
+                failure.map_or(Ok(()), Err)?;
+                out.write_part(name, buffer)?;
+            } else {
+                let failure = pool.install(|| check_group(&tensor.source, first, source));
+                failure.map_or(Ok(()), Err)?;
+                out.write_part(name, source)?;
+            }
+        }
+        self.due += 1;
+        Ok(Some(tensor))
+    }
+
+    /// Puts the complete file in its place.
+    ///
+    /// # Errors
+    /// If tensors are missing, or the file cannot be written; then what was at the path before is still there.
+    pub fn finish(self) -> Result<(), QuantizeError> {
+        Ok(self.out.finish()?)
+    }
+}
+
+/// Checks that all floats of a tensor, or all scales of its blocks, are finite. Runs on rayon's current thread pool.
+/// False if there is no codec for its type, so that it cannot be checked.
+///
+/// # Errors
+/// [`QuantizeError::NotFinite`] with the first bad block.
+pub fn check_tensor(model: &Gguf, tensor: &TensorInfo) -> Result<bool, QuantizeError> {
+    if !quants::supported(tensor.ty) {
+        return Ok(false);
+    }
+    check_group(tensor, 0, model.data(tensor)).map_or(Ok(true), Err)
+}
+
+/// What is wrong with some of the data of a tensor, which begins at element `first`.
+fn check_group(tensor: &TensorInfo, first: usize, data: &[u8]) -> Option<QuantizeError> {
+    if !quants::supported(tensor.ty) {
+        return None;
+    }
+    let piece = CHUNK / tensor.ty.block_size() * tensor.ty.type_size();
+    let pieces = data.par_chunks(piece).enumerate();
+    pieces.find_map_first(|(i, data)| {
+        let checked = quants::validate(tensor.ty, data);
+        checked.err().map(|e| in_tensor(tensor, first + i * CHUNK, e))
+    })
+}
+
+/// Converts one chunk, which begins at element `first`.
+fn convert(
+    tensor: &PlannedTensor,
+    first: usize,
+    source: &[u8],
+    out: &mut [u8],
+) -> Result<(), QuantizeError> {
+    let (from, to) = (tensor.source.ty, tensor.ty);
+    let mut convert = || {
+        let mut x = vec![0.0; out.len() / to.type_size() * to.block_size()];
+        quants::validate(from, source)?;
+        quants::dequantize(from, source, &mut x)?;
+        quants::quantize(to, &x, out)?;
+        quants::validate(to, out)
+    };
+    convert().map_err(|e| in_tensor(&tensor.source, first, e))
+}
+
+fn in_tensor(tensor: &TensorInfo, first: usize, error: QuantError) -> QuantizeError {
+    let tensor = tensor.name.clone();
+    match error {
+        QuantError::NotFinite { ty, block, field, value } => QuantizeError::NotFinite {
+            tensor,
+            ty,
+            block: first / ty.block_size() + block,
+            field,
+            value,
+        },
+        error => QuantizeError::Codec { tensor, error },
+    }
+}

@@ -1,0 +1,113 @@
+//! The float arithmetic that gives the same bits on every device: `docs/numerics.md` in plain code.
+//!
+//! Rust neither contracts nor reorders float operations, so what is written here is what is computed.
+
+/// Round half to even, for |v| < 2^22.
+pub fn rne(v: f32) -> f32 {
+    (v + 12_582_912.0) - 12_582_912.0
+}
+
+/// Sum of N lanes (a power of two): the upper half onto the lower half, until one is left.
+pub fn tree<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    const { assert!(N.is_power_of_two()) };
+    let mut half = N / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Sum over 64 lanes: element i goes to lane i % 64.
+pub fn sum64(v: impl IntoIterator<Item = f32>) -> f32 {
+    let mut lanes = [0.0; 64];
+    for (i, v) in v.into_iter().enumerate() {
+        lanes[i % 64] += v;
+    }
+    tree(lanes)
+}
+
+/// Dot product over 16 lanes: the product of pair i, rounded, goes to lane i % 16.
+pub fn dot16(pairs: impl IntoIterator<Item = (f32, f32)>) -> f32 {
+    let mut lanes = [0.0; 16];
+    for (i, (a, b)) in pairs.into_iter().enumerate() {
+        lanes[i % 16] += a * b;
+    }
+    tree(lanes)
+}
+
+/// e^x. Above 88 as at 88; 0 below -86 and for NaN. Relative error under 1e-7; never decreases.
+#[allow(clippy::excessive_precision, clippy::approx_constant)] // the literals of the recipe
+pub fn exp(x: f32) -> f32 {
+    if x.is_nan() || x < -86.0 {
+        return 0.0;
+    }
+    let x = if x > 88.0 { 88.0 } else { x };
+    let k = rne(x * 1.44269504);
+    let r = (x - k * 0.693359375) - k * -2.12194440e-4;
+    let mut p = 1.9875691500e-4;
+    p = p * r + 1.3981999507e-3;
+    p = p * r + 8.3334519073e-3;
+    p = p * r + 4.1665795894e-2;
+    p = p * r + 1.6666665459e-1;
+    p = p * r + 5.0000001201e-1;
+    p = p * (r * r) + r;
+    p += 1.0;
+    // k is in -124..=127, so the exponent is in 3..=254.
+    p * f32::from_bits(((k as i32 + 127) as u32) << 23)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rne_rounds_half_to_even() {
+        for (v, want) in [
+            (0.5, 0.0),
+            (1.5, 2.0),
+            (2.5, 2.0),
+            (-0.5, 0.0),
+            (-1.5, -2.0),
+            (126.5, 126.0),
+            (0.500001, 1.0),
+        ] {
+            assert_eq!(rne(v), want, "{v}");
+        }
+    }
+
+    #[test]
+    fn exp_is_accurate_and_never_decreases() {
+        // Every 997th float from -86 to 88, in order.
+        let below = (0..=86f32.to_bits())
+            .step_by(997)
+            .map(|b| -f32::from_bits(b))
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev();
+        let above = (0..=88f32.to_bits()).step_by(997).map(f32::from_bits);
+        let mut last = 0.0;
+        for x in below.chain(above) {
+            let (got, want) = (exp(x), f64::from(x).exp());
+            let error = ((f64::from(got) - want) / want).abs();
+            assert!(error < 1e-7, "exp({x}) is {got}, off by {error:e}");
+            assert!(got >= last, "exp({x}) is {got}, less than {last} before it");
+            last = got;
+        }
+    }
+
+    #[test]
+    fn exp_at_the_edges() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-0.0), 1.0);
+        assert_eq!(exp(f32::INFINITY), exp(88.0));
+        assert_eq!(exp(89.0), exp(88.0));
+        assert!(exp(88.0) > 1.65e38 && exp(88.0) < f32::INFINITY);
+        assert!(exp(-86.0) > 4.4e-38);
+        for x in [f32::NEG_INFINITY, f32::NAN, -f32::NAN, -86.00001, f32::MIN] {
+            assert_eq!(exp(x).to_bits(), 0, "{x}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+use super::*;
+use crate::{Graph, TensorId};
+
+/// Attention over a cache: for each token and head, `softmax(scale * q k^T) v` over the keys that the token sees.
+///
+/// Operands:
+/// - q `[n_embd_head, n_head, n_tokens]` of F32,
+/// - k `[n_embd_head, n_head_kv, n_ctx, n_seq]` of F16, v `[n_embd_head_v, n_head_kv, n_ctx, n_seq]` of F16,
+/// - span `[3, n_tokens]` of I32: per token its sequence, its first visible position and the one after the last.
+///
+/// Result: `[n_embd_head_v, n_head, n_tokens]`. A token that sees nothing gets zeros. Head h reads key head
+/// `h / (n_head / n_head_kv)`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FlashAttnExt {
+    /// Multiplies q k^T.
+    pub scale: f32,
+}
+
+impl FlashAttnExt {
+    /// Keys are summed in chunks of this many positions: docs/numerics.md.
+    pub const CHUNK: usize = 256;
+}
+
+impl OpDef for FlashAttnExt {
+    const NAME: &'static str = "flash_attn_ext";
+
+    fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
+        let [q, k, v, span] = operands(Self::NAME, src)?;
+        f32_rows(Self::NAME, 0, &q)?;
+        for (operand, t) in [(1, &k), (2, &v)] {
+            if t.ty != GgmlType::F16 {
+                return Err(ShapeError::Type { op: Self::NAME, operand, expected: "F16", got: t.ty });
+            }
+            if !t.has_contiguous_rows() {
+                let expected = "contiguous along dimension 0";
+                return Err(ShapeError::Strides { op: Self::NAME, operand, expected, nb: t.nb });
+            }
+        }
+        same_shape(Self::NAME, 0, &q, [k.ne[0], q.ne[1], q.ne[2], 1])?;
+        same_shape(Self::NAME, 2, &v, [v.ne[0], k.ne[1], k.ne[2], k.ne[3]])?;
+        if k.ne[1] == 0 || !q.ne[1].is_multiple_of(k.ne[1]) {
+            let what = format!("n_head {} is no multiple of n_head_kv {}", q.ne[1], k.ne[1]);
+            return Err(ShapeError::Parameter { op: Self::NAME, what });
+        }
+        indices(Self::NAME, 3, &span, &[3, q.ne[2]])?;
+        TensorDesc::new(GgmlType::F32, &[v.ne[0], q.ne[1], q.ne[2]])
+    }
+
+    fn reference(&self, src: &[RefTensor], dst: &mut RefTensor) {
+        let [q, k, v, span] = src else { return };
+        let group = q.ne[1] / k.ne[1];
+        for t in 0..q.ne[2] {
+            let s = span.row(t, 0, 0);
+            let (seq, first, end) = (s[0] as usize, s[1] as usize, s[2] as usize);
+            for h in 0..q.ne[1] {
+                let dot = |j| -> f64 { q.row(h, t, 0).iter().zip(k.row(h / group, j, seq)).map(|(q, k)| q * k).sum() };
+                let scores: Vec<f64> = (first..end).map(|j| dot(j) * f64::from(self.scale)).collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                for (j, s) in (first..end).zip(scores) {
+                    let p = (s - max).exp() / sum;
+                    for (y, v) in dst.row_mut(h, t, 0).iter_mut().zip(v.row(h / group, j, seq)) {
+                        *y += p * v;
+                    }
+                }
+            }
+        }
+    }
+
+    fn backward(&self, b: &mut Backward) -> Result<(), OpError> {
+        b.not_differentiable("training builds attention from mul_mat and soft_max")
+    }
+
+    fn cases() -> Vec<Case<Self>> {
+        let mut cases = Vec::new();
+        // (head, head_v, n_head, n_head_kv, n_ctx, n_seq, spans)
+        let mut case = |d: [usize; 6], spans: &[[i32; 3]]| {
+            let q = Operand::f32(&[d[0], d[2], spans.len()]);
+            let k = Operand::weight(GgmlType::F16, &[d[0], d[3], d[4], d[5]]);
+            let v = Operand::weight(GgmlType::F16, &[d[1], d[3], d[4], d[5]]);
+            let scale = 1.0 / (d[0] as f32).sqrt();
+            // Two sums of up to 1100 products with an exp between them.
+            let tolerance = Tolerance::relative(3e-6);
+            cases.push(Case::new(FlashAttnExt { scale }, [q, k, v, Operand::ints(&[3, spans.len()], &spans.concat())], tolerance));
+        };
+        case([64, 64, 4, 4, 16, 1], &[[0, 0, 1], [0, 0, 2], [0, 0, 16]]);
+        case([128, 128, 8, 2, 300, 2], &[[1, 0, 300], [0, 0, 257], [1, 7, 9], [0, 0, 0]]);
+        case([20, 36, 5, 5, 70, 1], &[[0, 0, 65], [0, 3, 70]]);
+        case([96, 96, 2, 1, 1100, 1], &[[0, 0, 1100], [0, 513, 1100]]);
+        cases
+    }
+}
+
+impl Graph {
+    /// Attention of `q` over the cache `k`, `v`; see [`FlashAttnExt`].
+    pub fn flash_attn_ext(&mut self, q: TensorId, k: TensorId, v: TensorId, span: TensorId, scale: f32) -> Result<TensorId, ShapeError> {
+        self.op(FlashAttnExt { scale }, &[q, k, v, span])
+    }
+}

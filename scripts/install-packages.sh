@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs the system packages that the build needs, on Debian and Ubuntu. Rust itself comes from rustup.
+set -eu
+
+# cmake, g++ and make build the sentencepiece library; nothing else here is not Rust.
+missing=""
+for package in cmake g++ make; do
+    dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+sudo=""
+[ "$(id -u)" -eq 0 ] || sudo="sudo"
+$sudo apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends $missing

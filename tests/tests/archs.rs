@@ -1,0 +1,126 @@
+//! The laws that hold for every architecture, on tiny seeded models of every weight type.
+
+use fabric_cpu::simd::SimdLevel;
+use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::{Batch, BatchToken, Context, ContextOptions};
+use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny};
+use gguf::{GgmlType, Gguf};
+
+const TYPES: &[(GgmlType, bool)] = &[
+    (GgmlType::F32, false),
+    (GgmlType::F16, false),
+    (GgmlType::BF16, false),
+    (GgmlType::Q8_0, false),
+    (GgmlType::Q4_0, false),
+    (GgmlType::Q4_K, false),
+    (GgmlType::Q6_K, false),
+    (GgmlType::TQ1_0, false),
+    (GgmlType::TQ2_0, false),
+    (GgmlType::TQ1_0, true),
+    (GgmlType::TQ2_0, true),
+];
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 37 + 11) % N_VOCAB).collect()
+}
+
+fn open(bytes: &[u8]) -> Gguf {
+    Gguf::from_bytes(bytes.to_vec()).unwrap()
+}
+
+/// Levels, threads and cuts of the prompt: the same bits.
+#[test]
+fn settings_do_not_change_a_bit() {
+    let tokens = tokens(40);
+    for arch in ARCHITECTURES {
+        for &(ty, uniform) in TYPES {
+            let file = tiny(*arch, ty, uniform, 7);
+            let want = bits(&logits(&load(open(&file), 1, SimdLevel::Scalar), &tokens, 40));
+            for level in SimdLevel::available() {
+                for threads in [1, 2, 3] {
+                    let model = load(open(&file), threads, level);
+                    for batch in [40, 7, 1] {
+                        let got = bits(&logits(&model, &tokens, batch));
+                        let name = arch.name();
+                        assert!(got == want, "{name} {ty} uniform {uniform}: {level} x{threads}, batches of {batch}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// TQ1_0 and TQ2_0 hold the same numbers, so they give the same bits.
+#[test]
+fn both_ternary_types_agree() {
+    let tokens = tokens(23);
+    for arch in ARCHITECTURES {
+        for uniform in [true, false] {
+            let run = |ty| {
+                let model = load(open(&tiny(*arch, ty, uniform, 3)), 2, SimdLevel::detect());
+                bits(&logits(&model, &tokens, 9))
+            };
+            assert!(run(GgmlType::TQ1_0) == run(GgmlType::TQ2_0), "{} uniform {uniform}", arch.name());
+        }
+    }
+}
+
+/// Several sequences in one batch, interleaved: each as if it were alone.
+#[test]
+fn sequences_do_not_see_each_other() {
+    for arch in ARCHITECTURES {
+        let model = load(open(&tiny(*arch, GgmlType::TQ2_0, true, 5)), 2, SimdLevel::detect());
+        let texts: Vec<Vec<u32>> = (0..3u32).map(|s| tokens(10 + s as usize).iter().map(|t| (t + s) % N_VOCAB).collect()).collect();
+        let options = ContextOptions { n_ctx: 16, n_seq_max: 3, n_ubatch: 8 };
+        let mut context = Context::new(model.clone(), options).unwrap();
+        let mut batch = Batch::default();
+        for pos in 0..12 {
+            for (seq, text) in texts.iter().enumerate().filter(|(_, t)| pos < t.len()) {
+                batch.tokens.push(BatchToken { token: text[pos], seq, pos, logits: true });
+            }
+        }
+        let mut got = vec![Vec::new(); 3];
+        context.decode(&batch, |i, row| got[batch.tokens[i].seq].extend(bits(row))).unwrap();
+        for (text, got) in texts.iter().zip(got) {
+            assert!(got == bits(&logits(&model, text, 100)), "{}", arch.name());
+        }
+    }
+}
+
+/// After forgetting a tail, the past is as if the tail had never been.
+#[test]
+fn truncation_forgets() {
+    let model = load(open(&tiny(ARCHITECTURES[0], GgmlType::F16, false, 5)), 1, SimdLevel::detect());
+    let mut context = Context::new(model.clone(), ContextOptions { n_ctx: 32, ..ContextOptions::default() }).unwrap();
+    let text = tokens(20);
+    context.decode(&Batch::of(&text, 0, 0), |_, _| {}).unwrap();
+    context.cache_mut().truncate(0, 8);
+    let mut got = Vec::new();
+    context.decode(&Batch::of(&[3, 4], 0, 8), |_, row| got = bits(row)).unwrap();
+    let whole: Vec<u32> = text[..8].iter().copied().chain([3, 4]).collect();
+    let want = bits(&logits(&model, &whole, 64));
+    assert!(want.ends_with(&got) && !got.is_empty());
+}
+
+#[test]
+fn bad_batches_are_refused_and_change_nothing() {
+    let model = load(open(&tiny(ARCHITECTURES[0], GgmlType::F32, false, 5)), 1, SimdLevel::Scalar);
+    let mut context = Context::new(model, ContextOptions { n_ctx: 4, ..ContextOptions::default() }).unwrap();
+    let mut refuse = |batch: Batch| context.decode(&batch, |_, _| panic!("no logits")).unwrap_err().to_string();
+    let messages = [
+        refuse(Batch::of(&[N_VOCAB], 0, 0)),
+        refuse(Batch::of(&[1], 1, 0)),
+        refuse(Batch::of(&[1], 0, 2)),
+        refuse(Batch::of(&[1; 5], 0, 0)),
+    ];
+    assert_eq!(
+        messages,
+        [
+            "token 320 is not below the vocabulary's 320",
+            "sequence 1 is not below the context's 1",
+            "position 2 of sequence 0 does not follow the 0 that are there",
+            "the context is full: position 4 is not below its 4",
+        ]
+    );
+    assert!(context.cache().is_empty());
+}

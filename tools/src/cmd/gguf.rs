@@ -1,0 +1,110 @@
+//! `fabric-gguf`: what is in a GGUF file.
+
+mod json;
+mod text;
+
+use crate::Error;
+use crate::args::gguf::{ABSENT, GgufArgs};
+use fabric_engine::quantize::check_tensor;
+use gguf::{Gguf, TensorInfo, Value};
+use std::borrow::Cow;
+use std::ffi::OsString;
+use std::io::{BufWriter, IsTerminal, Write};
+use std::process::ExitCode;
+
+/// Runs the tool with this command line, program name first.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = match crate::args::parse::<GgufArgs>(argv, ABSENT) {
+        Ok(parsed) => parsed,
+        Err(status) => return status,
+    };
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let result = show(&parsed.args, &mut out).and_then(|good| {
+        out.flush().map_err(Error::Output)?;
+        Ok(good)
+    });
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {}", printable(&e.to_string()));
+            ExitCode::from(e.exit_status())
+        }
+    }
+}
+
+/// Text from a file, fit for a terminal: control characters escaped, but for line ends.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| c.is_control() && c != '\n';
+    if !text.contains(is_bad) {
+        return Cow::Borrowed(text);
+    }
+    let escaped = text.chars().map(|c| if is_bad(c) { c.escape_debug().to_string() } else { c.to_string() });
+    Cow::Owned(escaped.collect())
+}
+
+/// False if a check found something.
+fn show(args: &GgufArgs, out: &mut impl Write) -> Result<bool, Error> {
+    let path = args.file()?;
+    let GgufArgs { json, no_tensors, key, full, check, words: _ } = args;
+    let model = Gguf::open(path)?;
+    if *check {
+        let checked = Checked::new(&model);
+        let written = if *json { json::checked(out, &checked) } else { text::checked(out, &model, &checked) };
+        written.map_err(Error::Output)?;
+        return Ok(checked.bad.is_empty());
+    }
+    let written = match key {
+        Some(key) => {
+            let missing = || gguf::Error::MissingKey { key: key.clone() };
+            let value = model.metadata().get(key).ok_or_else(missing)?;
+            if *json { json::pair(out, key, value).and_then(|()| writeln!(out)) } else { value_alone(out, value) }
+        }
+        None if *json => json::dump(out, &model, !no_tensors),
+        None => {
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
+            text::dump(out, &name, &model, !no_tensors, *full)
+        }
+    };
+    written.map_err(Error::Output)?;
+    Ok(true)
+}
+
+/// A value and nothing else: a string as it is, the elements of an array line by line.
+fn value_alone(out: &mut impl Write, value: &Value) -> std::io::Result<()> {
+    match value {
+        // To a file or program, the bytes exactly.
+        Value::String(s) if !std::io::stdout().is_terminal() => {
+            out.write_all(s.as_bytes())?;
+            writeln!(out)
+        }
+        Value::String(s) => writeln!(out, "{}", printable(&s.to_string().replace('\t', "    "))),
+        Value::Array(array) => {
+            text::elements(array, usize::MAX, false).try_for_each(|element| writeln!(out, "{element}"))
+        }
+        number => writeln!(out, "{number}"),
+    }
+}
+
+/// What a check of all tensor data found.
+struct Checked<'a> {
+    good: usize,
+    /// Those without codec.
+    unchecked: Vec<&'a TensorInfo>,
+    bad: Vec<(&'a TensorInfo, String)>,
+}
+
+impl Checked<'_> {
+    fn new(model: &Gguf) -> Checked<'_> {
+        let mut checked = Checked { good: 0, unchecked: Vec::new(), bad: Vec::new() };
+        for tensor in model.tensors() {
+            match check_tensor(model, tensor) {
+                Ok(true) => checked.good += 1,
+                Ok(false) => checked.unchecked.push(tensor),
+                Err(e) => checked.bad.push((tensor, e.to_string())),
+            }
+        }
+        checked
+    }
+}

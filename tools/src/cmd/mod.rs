@@ -1,0 +1,5 @@
+//! One module per tool.
+
+pub mod gguf;
+pub mod main;
+pub mod quantize;

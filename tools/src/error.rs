@@ -1,0 +1,96 @@
+//! What can go wrong in a tool.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a tool ends early.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A flag whose value is wrong in a way that only shows later.
+    #[error("{0}")]
+    Usage(String),
+    /// From the engine.
+    #[error(transparent)]
+    Engine(#[from] fabric_engine::Error),
+    /// The model's file.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+    /// The model cannot be quantized.
+    #[error(transparent)]
+    Quantize(#[from] fabric_engine::quantize::QuantizeError),
+    /// The tokenizer.
+    #[error(transparent)]
+    Vocab(#[from] fabric_engine::vocab::VocabError),
+    /// The samplers.
+    #[error(transparent)]
+    Sampler(#[from] fabric_engine::sampler::SamplerError),
+    /// The chat template.
+    #[error(transparent)]
+    ChatTemplate(#[from] fabric_engine::chat_template::ChatTemplateError),
+    /// A file could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    File {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A file with more than can be a prompt.
+    #[error("{} has more than {max} bytes, which no prompt may have", path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most that is read.
+        max: u64,
+    },
+    /// A file that should be text.
+    #[error("{} is not UTF-8 text (byte {at})", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// The offset of the first bad byte.
+        at: usize,
+    },
+    /// Standard output could not be written to.
+    #[error("cannot write to standard output: {0}")]
+    Output(#[source] io::Error),
+    /// The terminal could not be read.
+    #[error("cannot read what is typed: {0}")]
+    Input(#[source] io::Error),
+    /// The model has no vocabulary.
+    #[error("the model has no tokenizer (tokenizer.ggml.model), so it cannot read or write text")]
+    NoVocab,
+    /// Nothing to start from.
+    #[error("the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p")]
+    EmptyPrompt,
+    /// The prompt leaves no room to generate.
+    #[error(
+        "the prompt is too long: it has {n_prompt} tokens, the context of {n_ctx} takes {max}; \
+         make the context larger (-c {}) or the prompt shorter", n_prompt + (n_ctx - max)
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        n_prompt: usize,
+        /// Size of the context.
+        n_ctx: usize,
+        /// Tokens that would do.
+        max: usize,
+    },
+}
+
+impl Error {
+    /// The exit status of a program that ends with this.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Error::Usage(_) => crate::args::USAGE,
+            _ => 1,
+        }
+    }
+
+    /// Whether the reader of standard output went away, which is no failure.
+    pub fn is_closed_output(&self) -> bool {
+        matches!(self, Error::Output(e) if e.kind() == io::ErrorKind::BrokenPipe)
+    }
+}

@@ -1,0 +1,67 @@
+//! Prompts: from flags or files to bytes, and from bytes to tokens.
+
+use crate::args::generation::GenerationArgs;
+use crate::{Error, escape};
+use fabric_engine::vocab::Vocab;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Most bytes of a file that are read as a prompt: far more than any context holds.
+const MAX_BYTES: u64 = 256 << 20;
+
+/// Reads a whole file.
+///
+/// # Errors
+/// If it cannot be read or is too large.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
+    let fail = |source| Error::File { action: "read", path: path.into(), source };
+    let file = File::open(path).map_err(fail)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(Error::FileTooLarge { path: path.into(), max: MAX_BYTES });
+    }
+    Ok(bytes)
+}
+
+/// Reads a whole file as text.
+///
+/// # Errors
+/// Those of [`read_file`], and if it is not UTF-8.
+pub fn read_text(path: &Path) -> Result<String, Error> {
+    String::from_utf8(read_file(path)?)
+        .map_err(|e| Error::NotText { path: path.into(), at: e.utf8_error().valid_up_to() })
+}
+
+/// The prompt that the flags ask for, if they do.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn given(args: &GenerationArgs) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = if let Some(path) = &args.file {
+        let mut bytes = read_file(path)?;
+        bytes.pop_if(|&mut last| last == b'\n');
+        bytes
+    } else if let Some(path) = &args.binary_file {
+        read_file(path)?
+    } else if let Some(text) = &args.prompt {
+        text.as_encoded_bytes().to_vec()
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(if args.escape { escape::process(&bytes) } else { bytes }))
+}
+
+/// Tokens to begin with: BOS if the model wants it, then the text, in which control tokens may be written out.
+///
+/// # Errors
+/// [`Error::EmptyPrompt`] where that is nothing at all.
+pub fn tokenize(vocab: &Vocab, text: &[u8]) -> Result<Vec<u32>, Error> {
+    let mut tokens = vocab.tokenize_bytes(text, true, true)?;
+    // A text that is to go on does not end with EOS, whatever the tokenizer adds to others.
+    if vocab.add_eos() {
+        tokens.pop_if(|last| Some(*last) == vocab.eos());
+    }
+    if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
+}

@@ -1,0 +1,177 @@
+//! One growing text of tokens, and a context that has run some of them.
+
+use crate::perf::Perf;
+use crate::{Error, interrupt};
+use fabric_engine::sampler::SamplerChain;
+use fabric_engine::vocab::Vocab;
+use fabric_engine::{Batch, Context, ContextOptions, Model};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A text in a context.
+pub struct Session<'m> {
+    ctx: Context,
+    vocab: &'m Vocab,
+    n_batch: usize,
+    /// The text; the first `ctx.cache().len(0)` tokens have been run.
+    tokens: Vec<u32>,
+    /// Whether tokens that were not generated wait to be run.
+    prompt_waits: bool,
+    logits: Vec<f32>,
+    /// Where the time went.
+    pub perf: Perf,
+}
+
+/// Whether a run came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// It did.
+    Done,
+    /// Ctrl-C; what is left runs next time.
+    Interrupted,
+}
+
+impl<'m> Session<'m> {
+    /// An empty text. `n_batch` tokens are run between two looks at Ctrl-C.
+    ///
+    /// # Errors
+    /// [`Error::NoVocab`], or where the memory for the context cannot be had.
+    pub fn new(model: &'m Arc<Model>, options: ContextOptions, n_batch: usize, perf: Perf) -> Result<Session<'m>, Error> {
+        let vocab = model.vocab().ok_or(Error::NoVocab)?;
+        let ctx = Context::new(model.clone(), options)?;
+        Ok(Session { ctx, vocab, n_batch: n_batch.max(1), tokens: Vec::new(), prompt_waits: false, logits: Vec::new(), perf })
+    }
+
+    /// The tokenizer.
+    pub fn vocab(&self) -> &'m Vocab {
+        self.vocab
+    }
+
+    /// Size of the context.
+    pub fn n_ctx(&self) -> usize {
+        self.ctx.n_ctx()
+    }
+
+    /// The text.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Runs one token and forgets it, so that later timings do not include reading the model.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn warm_up(&mut self) -> Result<(), Error> {
+        let token = self.vocab.bos().or(self.vocab.eos()).unwrap_or(0);
+        self.ctx.decode(&Batch::of(&[token], 0, 0), |_, _| {})?;
+        self.ctx.cache_mut().clear();
+        Ok(())
+    }
+
+    /// Puts tokens at the end of the text. They are run when they are needed.
+    pub fn append(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        self.prompt_waits = true;
+    }
+
+    /// Makes `tokens` the text. What it has in common with the old one at its beginning is not run again, except for the
+    /// last token, whose logits are wanted.
+    pub fn replace(&mut self, tokens: &[u32]) {
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        let keep = common.min(tokens.len().saturating_sub(1));
+        self.ctx.cache_mut().truncate(0, keep);
+        self.tokens.clear();
+        self.append(tokens);
+    }
+
+    /// Runs what has not been run, and keeps the logits of the last token.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn run(&mut self) -> Result<Progress, Error> {
+        let mut at = self.ctx.cache().len(0);
+        let start = Instant::now();
+        let (before, n_all) = (at, self.tokens.len());
+        let mut progress = Progress::Done;
+        while at < n_all {
+            if interrupt::requested() {
+                progress = Progress::Interrupted;
+                break;
+            }
+            let end = (at + self.n_batch).min(n_all);
+            let mut batch = Batch::of(&self.tokens[at..end], 0, at);
+            batch.tokens.iter_mut().for_each(|t| t.logits &= end == n_all);
+            let logits = &mut self.logits;
+            self.ctx.decode(&batch, |_, row| row.clone_into(logits))?;
+            at = end;
+        }
+        let perf = &mut self.perf;
+        let (time, n) = if self.prompt_waits {
+            (&mut perf.prompt_eval, &mut perf.n_prompt_eval)
+        } else {
+            (&mut perf.eval, &mut perf.n_eval)
+        };
+        *time += start.elapsed();
+        *n += at - before;
+        self.prompt_waits &= progress == Progress::Interrupted;
+        Ok(progress)
+    }
+
+    /// Runs what has not been run, with the logits of each of these tokens.
+    ///
+    /// # Errors
+    /// Those of the engine and of `on_logits`.
+    pub fn run_with_all_logits(&mut self, mut on_logits: impl FnMut(&[f32]) -> Result<(), Error>) -> Result<Progress, Error> {
+        let start = Instant::now();
+        let mut at = self.ctx.cache().len(0);
+        let before = at;
+        let mut progress = Progress::Done;
+        while at < self.tokens.len() {
+            if interrupt::requested() {
+                progress = Progress::Interrupted;
+                break;
+            }
+            let end = (at + self.n_batch).min(self.tokens.len());
+            let batch = Batch::of(&self.tokens[at..end], 0, at).with_all_logits();
+            let (logits, mut result) = (&mut self.logits, Ok(()));
+            self.ctx.decode(&batch, |_, row| {
+                row.clone_into(logits);
+                if result.is_ok() {
+                    result = on_logits(row);
+                }
+            })?;
+            result?;
+            at = end;
+        }
+        self.perf.prompt_eval += start.elapsed();
+        self.perf.n_prompt_eval += at - before;
+        self.prompt_waits &= progress == Progress::Interrupted;
+        Ok(progress)
+    }
+
+    /// Shows the text to a chain that is to continue it.
+    pub fn accept_all(&mut self, chain: &mut SamplerChain) {
+        self.accept_from(chain, 0);
+    }
+
+    /// Shows the end of the text, from position `start`, to a chain.
+    pub fn accept_from(&mut self, chain: &mut SamplerChain, start: usize) {
+        let new = self.tokens.get(start..).unwrap_or_default();
+        new.iter().for_each(|&t| chain.accept(t));
+        self.perf.n_sampled += new.len();
+    }
+
+    /// Chooses the next token after [`run`](Self::run), and puts it at the end of the text.
+    ///
+    /// # Errors
+    /// Where no token can be chosen.
+    pub fn sample(&mut self, chain: &mut SamplerChain) -> Result<u32, Error> {
+        let start = Instant::now();
+        let token = chain.sample(&self.logits)?;
+        chain.accept(token);
+        self.perf.sampling += start.elapsed();
+        self.perf.n_sampled += 1;
+        self.tokens.push(token);
+        Ok(token)
+    }
+}
