@@ -2,9 +2,9 @@
 # Installs the system packages that the build needs, on Debian and Ubuntu. Rust itself comes from rustup.
 set -eu
 
-# cmake, g++ and make build the sentencepiece library; nothing else here is not Rust.
+# gcc links Rust programs; g++, cmake and make build the sentencepiece library, which only tests use.
 missing=""
-for package in cmake g++ make; do
+for package in gcc libc6-dev g++ cmake make; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0

@@ -10,11 +10,13 @@ use std::thread::JoinHandle;
 /// A job: called on every thread with its number.
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// Rounds of `spin_loop` before a waiting thread offers its core to others.
-const SPINS_BEFORE_YIELD: u32 = 4_000;
-/// Yields before an idle worker goes to sleep. Between the tokens of a text a worker waits for the sampler, which takes
-/// some ten to hundred microseconds; waking it by the system would cost about as much.
-const YIELDS_BEFORE_SLEEP: u32 = 50;
+/// Rounds of `spin_loop` before a waiting thread offers its core to others: about a microsecond. More would be worse
+/// where cores are shared: with both threads of a job on one core, each would wait this long for the other at every
+/// barrier (measured: 100 microseconds of spinning make generation 40 times as slow beside a compiler).
+const SPINS_BEFORE_YIELD: u32 = 60;
+/// Yields before an idle worker goes to sleep, some 300 microseconds. Between the tokens of a text a worker waits for the
+/// sampler, which takes up to that; waking it by the system would cost about as much.
+const YIELDS_BEFORE_SLEEP: u32 = 500;
 
 struct Shared {
     /// Counts jobs; a worker whose own count is behind has work.
@@ -136,11 +138,8 @@ impl Shared {
     fn wait_for_job(&self, seen: usize) {
         let ready = || self.epoch.load(SeqCst) != seen || self.stop.load(Acquire);
         for _ in 0..YIELDS_BEFORE_SLEEP {
-            for _ in 0..SPINS_BEFORE_YIELD {
-                if ready() {
-                    return;
-                }
-                std::hint::spin_loop();
+            if ready() {
+                return;
             }
             std::thread::yield_now();
         }

@@ -31,19 +31,17 @@ fn open(bytes: &[u8]) -> Gguf {
 /// Levels, threads and cuts of the prompt: the same bits.
 #[test]
 fn settings_do_not_change_a_bit() {
-    let tokens = tokens(40);
+    let tokens = tokens(24);
     for arch in ARCHITECTURES {
         for &(ty, uniform) in TYPES {
             let file = tiny(*arch, ty, uniform, 7);
-            let want = bits(&logits(&load(open(&file), 1, SimdLevel::Scalar), &tokens, 40));
+            let want = bits(&logits(&load(open(&file), 1, SimdLevel::Scalar), &tokens, 24));
             for level in SimdLevel::available() {
-                for threads in [1, 2, 3] {
-                    let model = load(open(&file), threads, level);
-                    for batch in [40, 7, 1] {
-                        let got = bits(&logits(&model, &tokens, batch));
-                        let name = arch.name();
-                        assert!(got == want, "{name} {ty} uniform {uniform}: {level} x{threads}, batches of {batch}");
-                    }
+                // Each number of threads and each cut once: tests/golden.rs has all pairs, on a real model.
+                for (threads, batch) in [(1, 24), (2, 7), (3, 1)] {
+                    let got = bits(&logits(&load(open(&file), threads, level), &tokens, batch));
+                    let name = arch.name();
+                    assert!(got == want, "{name} {ty} uniform {uniform}: {level} x{threads}, batches of {batch}");
                 }
             }
         }

@@ -76,14 +76,14 @@ fn random_models_agree_with_transformers() {
 #[test]
 fn settings_do_not_change_a_bit_of_a_real_model() {
     for file in ["tiny-bitnet-TQ2_0.gguf", "tiny-bitnet-TQ1_0.gguf", "tiny-bitnet-f16.gguf"] {
-        let tokens = tokens(&fixture("golden/tiny-bitnet.1.json"));
+        let tokens = &tokens(&fixture("golden/tiny-bitnet.1.json"))[..48];
         let open = || Gguf::open(model(file)).unwrap();
-        let want = bits(&logits(&load(open(), 1, SimdLevel::Scalar), &tokens, 512));
+        let want = bits(&logits(&load(open(), 1, SimdLevel::Scalar), tokens, 512));
         for level in SimdLevel::available() {
             for threads in [1, 2, 3] {
                 let m = load(open(), threads, level);
                 for batch in [512, 7, 1] {
-                    assert!(bits(&logits(&m, &tokens, batch)) == want, "{file}: {level} x{threads}, batches of {batch}");
+                    assert!(bits(&logits(&m, tokens, batch)) == want, "{file}: {level} x{threads}, batches of {batch}");
                 }
             }
         }

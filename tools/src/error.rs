@@ -1,5 +1,6 @@
 //! What can go wrong in a tool.
 
+use fabric_engine::sampler::SamplerError;
 use std::io;
 use std::path::PathBuf;
 
@@ -23,7 +24,7 @@ pub enum Error {
     Vocab(#[from] fabric_engine::vocab::VocabError),
     /// The samplers.
     #[error(transparent)]
-    Sampler(#[from] fabric_engine::sampler::SamplerError),
+    Sampler(#[from] SamplerError),
     /// The chat template.
     #[error(transparent)]
     ChatTemplate(#[from] fabric_engine::chat_template::ChatTemplateError),
@@ -59,6 +60,14 @@ pub enum Error {
     /// The terminal could not be read.
     #[error("cannot read what is typed: {0}")]
     Input(#[source] io::Error),
+    /// No memory for the context.
+    #[error("cannot make a context of {n_ctx} tokens: {source}; -c makes it smaller")]
+    Context {
+        /// Its size.
+        n_ctx: usize,
+        /// The engine's reason.
+        source: fabric_engine::Error,
+    },
     /// The model has no vocabulary.
     #[error("the model has no tokenizer (tokenizer.ggml.model), so it cannot read or write text")]
     NoVocab,
@@ -84,7 +93,10 @@ impl Error {
     /// The exit status of a program that ends with this.
     pub fn exit_status(&self) -> u8 {
         match self {
-            Error::Usage(_) => crate::args::USAGE,
+            // Values in the model's file are checked before they take the place of the flags'.
+            Error::Usage(_) | Error::Sampler(SamplerError::InvalidParam { .. } | SamplerError::TokenOutOfRange { .. }) => {
+                crate::args::USAGE
+            }
             _ => 1,
         }
     }

@@ -38,7 +38,8 @@ impl<'m> Session<'m> {
     /// [`Error::NoVocab`], or where the memory for the context cannot be had.
     pub fn new(model: &'m Arc<Model>, options: ContextOptions, n_batch: usize, perf: Perf) -> Result<Session<'m>, Error> {
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
-        let ctx = Context::new(model.clone(), options)?;
+        let n_ctx = if options.n_ctx == 0 { model.hparams().n_ctx_train } else { options.n_ctx };
+        let ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
         Ok(Session { ctx, vocab, n_batch: n_batch.max(1), tokens: Vec::new(), prompt_waits: false, logits: Vec::new(), perf })
     }
 

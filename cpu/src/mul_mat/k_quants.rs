@@ -9,17 +9,18 @@ use super::fetch::Ahead;
 use super::panel::{MAX_TILE, Panels, Rows};
 use super::vector::{self, Kernel, Simd};
 
-/// A super-block, unpacked to registers: codes in the order of the elements, and a scale for each pair of them.
+/// A super-block unpacked: codes in the order of the elements, and what they are scaled by.
 pub(super) struct Unpacked<B> {
     codes: [B; 4],
-    scales: [B; 4],
-    tail: Tail,
+    scales: Scales,
 }
 
 /// The scales of a super-block.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Tail {
+pub(super) struct Scales {
+    /// One for each 32 (Q4_K, 8 of them) or 16 (Q6_K).
+    each: [i16; 16],
     d: f32,
     dmin: f32,
     /// The minima of the 8 sub-blocks, a byte each.
@@ -34,6 +35,11 @@ pub(super) trait KBlock {
     /// # Safety
     /// The CPU has the features of `S`; `p` is a block.
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B>;
+    /// The scales of the 64 elements of chunk `c` (0..4), one for each pair.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`; c < 4.
+    unsafe fn chunk_scales<S: Simd>(scales: &Scales, c: usize) -> S::B;
 }
 
 pub(super) struct Q4K;
@@ -53,23 +59,27 @@ impl KBlock for Q4K {
             let mins_hi = ((s2 >> 4) & 0x0f0f_0f0f) | (((s1 >> 6) & 0x0303_0303) << 4);
             let scales = u64::from(s0 & 0x3f3f_3f3f) | u64::from(scales_hi) << 32;
             let mins = u64::from(s1 & 0x3f3f_3f3f) | u64::from(mins_hi) << 32;
-            let mut wide = [0i16; 8];
-            S::widen_u8x8(scales, wide.as_mut_ptr());
             let mut out = Unpacked {
                 codes: [S::zero(); 4],
-                scales: [S::zero(); 4],
-                tail: Tail {
+                scales: Scales {
+                    each: [0; 16],
                     d: S::f16_to_f32(p.cast::<u16>().read_unaligned()),
                     dmin: S::f16_to_f32(p.add(2).cast::<u16>().read_unaligned()),
                     mins,
                 },
             };
+            S::widen_u8x8(scales, out.scales.each.as_mut_ptr());
             for c in 0..4 {
                 out.codes[c] = S::load_nibbles_32(p.add(16 + 32 * c));
-                out.scales[c] = S::splat_2x16(wide.as_ptr().add(2 * c));
             }
             out
         }
+    }
+
+    #[inline(always)]
+    unsafe fn chunk_scales<S: Simd>(scales: &Scales, c: usize) -> S::B {
+        // SAFETY: the caller's promises.
+        unsafe { S::splat_2x16(scales.each.as_ptr().add(2 * c)) }
     }
 }
 
@@ -82,33 +92,35 @@ impl KBlock for Q6K {
         // SAFETY: 128 bytes of low bits, 64 of high bits, 16 of scales, d.
         unsafe {
             let m15 = S::splat8(15);
-            let mut wide = [0i16; 16];
-            S::widen_i8x16(p.add(192), wide.as_mut_ptr());
             let mut out = Unpacked {
                 codes: [S::zero(); 4],
-                scales: [S::zero(); 4],
-                tail: Tail {
+                scales: Scales {
+                    each: [0; 16],
                     d: S::f16_to_f32(p.add(208).cast::<u16>().read_unaligned()),
                     dmin: 0.0,
                     mins: 0,
                 },
             };
+            S::widen_i8x16(p.add(192), out.scales.each.as_mut_ptr());
             for h in 0..2 {
                 let low = S::load(p.add(64 * h));
                 let (high0, high1) = S::q6_k_high(p.add(128 + 32 * h));
                 out.codes[2 * h] = S::or(S::and(low, m15), high0);
                 out.codes[2 * h + 1] = S::or(S::and(S::srl16::<4>(low), m15), high1);
             }
-            for c in 0..4 {
-                out.scales[c] = S::splat_4x16(wide.as_ptr().add(4 * c));
-            }
             out
         }
     }
+
+    #[inline(always)]
+    unsafe fn chunk_scales<S: Simd>(scales: &Scales, c: usize) -> S::B {
+        // SAFETY: the caller's promises.
+        unsafe { S::splat_4x16(scales.each.as_ptr().add(4 * c)) }
+    }
 }
 
-/// Bytes of an unpacked super-block: codes, scales, tail.
-const UNPACKED: usize = 256 + 256 + size_of::<Tail>();
+/// Bytes of an unpacked super-block: codes, scales. Small, for a tile of rows and of tokens to fit the L1 cache.
+const UNPACKED: usize = 256 + size_of::<Scales>();
 
 pub(super) fn unpacked_size(k: usize) -> usize {
     k / QK_K * UNPACKED
@@ -167,13 +179,14 @@ impl<W: KBlock> Kernel for Token<W> {
                         for c in 0..4 {
                             let q = S::load(x.q.as_ptr().cast::<u8>().add(64 * c));
                             let sums = S::load(x.sum2x32.as_ptr().cast::<u8>().add(64 * c));
-                            acc = chunk::<S, W>(acc, w.codes[c], w.scales[c], q, sums);
+                            let scales = W::chunk_scales::<S>(&w.scales, c);
+                            acc = chunk::<S, W>(acc, w.codes[c], scales, q, sums);
                         }
-                        let d = S::splat_f(w.tail.d * x.d);
+                        let d = S::splat_f(w.scales.d * x.d);
                         lanes[i] = S::add_f(lanes[i], S::mul_f(S::to_f(acc), d));
                         if !W::MINUS_32 {
-                            let m = S::dot8x4([w.tail.mins; 4], [x.bsums.as_ptr(); 4]);
-                            mins[i] += m[0] as f32 * (w.tail.dmin * x.d);
+                            let m = S::dot8x4([w.scales.mins; 4], [x.bsums.as_ptr(); 4]);
+                            mins[i] += m[0] as f32 * (w.scales.dmin * x.d);
                         }
                     }
                 }
@@ -208,9 +221,8 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
                 let dst = dst.add(b * UNPACKED);
                 for c in 0..4 {
                     S::store(dst.add(64 * c), w.codes[c]);
-                    S::store(dst.add(256 + 64 * c), w.scales[c]);
                 }
-                dst.add(512).cast::<Tail>().write(w.tail);
+                dst.add(256).cast::<Scales>().write(w.scales);
             }
         }
     }
@@ -228,15 +240,20 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
             let mut mins = [[0.0f32; MAX_TILE]; R];
             for b in 0..k / QK_K {
                 let mut acc = [[S::zero(); T]; R];
+                let scales: [&Scales; R] = w.map(|w| &*w.add(b * UNPACKED + 256).cast());
                 for c in 0..4 {
+                    let mut codes = [S::zero(); R];
+                    let mut by = [S::zero(); R];
+                    for r in 0..R {
+                        codes[r] = S::load(w[r].add(b * UNPACKED + 64 * c));
+                        by[r] = W::chunk_scales::<S>(scales[r], c);
+                    }
                     for t in 0..T {
                         let x = &*x[t].cast::<Q8K>().add(b);
                         let q = S::load(x.q.as_ptr().cast::<u8>().add(64 * c));
                         let sums = S::load(x.sum2x32.as_ptr().cast::<u8>().add(64 * c));
                         for r in 0..R {
-                            let w = w[r].add(b * UNPACKED + 64 * c);
-                            acc[r][t] =
-                                chunk::<S, W>(acc[r][t], S::load(w), S::load(w.add(256)), q, sums);
+                            acc[r][t] = chunk::<S, W>(acc[r][t], codes[r], by[r], q, sums);
                         }
                     }
                 }
@@ -247,15 +264,14 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
                     (dx[t], bsums[t]) = (x.d, x.bsums.as_ptr());
                 }
                 for r in 0..R {
-                    let tail = &*w[r].add(b * UNPACKED + 512).cast::<Tail>();
                     for t in 0..T {
-                        let d = S::splat_f(tail.d * dx[t]);
+                        let d = S::splat_f(scales[r].d * dx[t]);
                         lanes[r][t] = S::add_f(lanes[r][t], S::mul_f(S::to_f(acc[r][t]), d));
                     }
                     if !W::MINUS_32 {
-                        let m = S::dot8x4([tail.mins; 4], bsums);
+                        let m = S::dot8x4([scales[r].mins; 4], bsums);
                         for t in 0..MAX_TILE {
-                            mins[r][t] += m[t] as f32 * (tail.dmin * dx[t]);
+                            mins[r][t] += m[t] as f32 * (scales[r].dmin * dx[t]);
                         }
                     }
                 }

@@ -106,8 +106,14 @@ impl WeightKind {
             Self::F32 => ActFormat::F32,
             Self::F16 => ActFormat::F16,
             Self::Bf16 => ActFormat::Bf16,
-            Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
-            Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
+            Self::TernaryUniform {
+                ty: TernaryType::Tq1_0,
+                ..
+            } => ActFormat::I8Tq1,
+            Self::TernaryUniform {
+                ty: TernaryType::Tq2_0,
+                ..
+            } => ActFormat::I8Tq2,
             Self::Q8_0 | Self::Q4_0 => ActFormat::Q8_0,
             Self::Ternary(_) | Self::Q4K | Self::Q6K => ActFormat::Q8K,
         }
@@ -167,9 +173,7 @@ impl TernaryType {
 fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, usize) {
     let used = match level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 | SimdLevel::Avx512 | SimdLevel::Avx512Vnni => {
-            act::record_size(fmt, k, n)
-        }
+        SimdLevel::Avx2 | SimdLevel::Avx512 | SimdLevel::Avx512Vnni => act::record_size(fmt, k, n),
         _ => scalar::record_size(fmt, k),
     };
     (used, used.next_multiple_of(64))
@@ -239,6 +243,10 @@ pub unsafe fn prepare(
 /// A multiplication: rows `r0..r1` of `w` for `n` tokens.
 #[derive(Clone, Copy)]
 struct Job {
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "one level only")
+    )]
     level: SimdLevel,
     k: usize,
     row_bytes: usize,
@@ -298,7 +306,21 @@ pub unsafe fn mul_mat(
 ) {
     let row_bytes = kind.row_bytes(k);
     let (act_len, act_stride) = record_size(level, kind.act_format(), k, n);
-    let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch };
+    let job = Job {
+        level,
+        k,
+        row_bytes,
+        w,
+        r0,
+        r1,
+        n,
+        act,
+        act_len,
+        act_stride,
+        y,
+        y_stride,
+        scratch,
+    };
     if n == 0 || r0 >= r1 {
         return;
     }

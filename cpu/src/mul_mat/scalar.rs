@@ -57,7 +57,11 @@ pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
     unsafe {
         match kind {
             WeightKind::F32 => each::<[u8; 4], f32>(job, |w, x| {
-                dot16(w.iter().map(|&w| f32::from_le_bytes(w)).zip(x.iter().copied()))
+                dot16(
+                    w.iter()
+                        .map(|&w| f32::from_le_bytes(w))
+                        .zip(x.iter().copied()),
+                )
             }),
             WeightKind::F16 => each::<[u8; 2], f32>(job, |w, x| {
                 let w = w.iter().map(|&w| f16_to_f32(u16::from_le_bytes(w)));

@@ -92,8 +92,13 @@ macro_rules! avx512_level {
                     ))
                 }
                 fn splat_2x16(p: *const i16) -> __m512i {
-                    let lo = _mm512_castsi256_si512(_mm256_set1_epi16(*p));
-                    _mm512_inserti64x4::<1>(lo, _mm256_set1_epi16(*p.add(1)))
+                    let v = _mm512_set1_epi32(p.cast::<i32>().read_unaligned());
+                    _mm512_shuffle_epi8(v, _mm512_set_epi64(
+                        0x0302_0302_0302_0302, 0x0302_0302_0302_0302,
+                        0x0302_0302_0302_0302, 0x0302_0302_0302_0302,
+                        0x0100_0100_0100_0100, 0x0100_0100_0100_0100,
+                        0x0100_0100_0100_0100, 0x0100_0100_0100_0100,
+                    ))
                 }
                 fn splat_2xf16(d0: u16, d1: u16) -> __m512 {
                     let both = _mm_cvtsi32_si128((u32::from(d0) | u32::from(d1) << 16) as i32);

@@ -90,7 +90,10 @@ const GUESSED: u32 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownFType {
     /// llama.cpp has it; there is no codec for it here.
-    #[error("type {name} is not supported: there is no codec for it (supported: {})", supported())]
+    #[error(
+        "type {name} is not supported: there is no codec for it (supported: {})",
+        supported()
+    )]
     NoCodec {
         /// llama.cpp's name.
         name: &'static str,
@@ -132,7 +135,8 @@ impl FType {
     pub fn name_of(id: u32) -> Option<&'static str> {
         let supported = FType::ALL.iter().map(|f| (f.name(), f.id()));
         let mut all = supported.chain(UNSUPPORTED.iter().copied());
-        all.find(|(_, its)| *its == id & !GUESSED).map(|(name, _)| name)
+        all.find(|(_, its)| *its == id & !GUESSED)
+            .map(|(name, _)| name)
     }
 
     /// llama.cpp's guess for a file without `general.file_type` from the type that most of its tensors have.

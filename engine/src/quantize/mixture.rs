@@ -3,7 +3,7 @@
 //! The rules go by names, as llama-quantize's do: they hold for all architectures, also those that this engine does not
 //! run.
 
-use gguf::{Gguf, GgmlType, Metadata, TensorInfo, Value, key};
+use gguf::{GgmlType, Gguf, Metadata, TensorInfo, Value, key};
 
 use super::order::layer;
 use super::{FType, QuantizeError};
@@ -117,7 +117,12 @@ impl HParams {
                 "qwen2" => true,
                 _ => false,
             };
-        Ok(HParams { arch, n_layer, n_expert, is_70b })
+        Ok(HParams {
+            arch,
+            n_layer,
+            n_expert,
+            is_70b,
+        })
     }
 }
 

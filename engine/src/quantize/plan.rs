@@ -1,7 +1,7 @@
 //! What a quantized file will be: its metadata, and the type of every tensor.
 
-use gguf::{Gguf, GgmlType, Metadata, TensorInfo, Value, Writer, key};
 use ggml_ops::quants;
+use gguf::{GgmlType, Gguf, Metadata, TensorInfo, Value, Writer, key};
 use regex::{Regex, RegexBuilder};
 
 use super::mixture::{self, Category, Mixture};
@@ -216,11 +216,7 @@ struct Chooser<'a> {
 }
 
 impl<'a> Chooser<'a> {
-    fn new(
-        model: &Gguf,
-        metadata: &Metadata,
-        options: &'a Options,
-    ) -> Result<Self, QuantizeError> {
+    fn new(model: &Gguf, metadata: &Metadata, options: &'a Options) -> Result<Self, QuantizeError> {
         let mixture = match options.target {
             Target::Quantize(ftype) => {
                 let output = options.output_tensor_type;
@@ -241,8 +237,16 @@ impl<'a> Chooser<'a> {
                 }),
             }
         };
-        let rules = options.tensor_types.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Chooser { options, mixture, rules })
+        let rules = options
+            .tensor_types
+            .iter()
+            .map(compile)
+            .collect::<Result<_, _>>()?;
+        Ok(Chooser {
+            options,
+            mixture,
+            rules,
+        })
     }
 
     fn choose(&mut self, source: &TensorInfo) -> Result<PlannedTensor, QuantizeError> {
@@ -315,10 +319,19 @@ fn check_codecs(tensor: &PlannedTensor, allow_requantize: bool) -> Result<(), Qu
     }
     let name = || tensor.source.name.clone();
     if let Some(missing) = [from, to].into_iter().find(|&ty| !quants::supported(ty)) {
-        return Err(QuantizeError::NoCodec { tensor: name(), from, to, missing });
+        return Err(QuantizeError::NoCodec {
+            tensor: name(),
+            from,
+            to,
+            missing,
+        });
     }
     if from.block_size() > 1 && !allow_requantize {
-        return Err(QuantizeError::Requantize { tensor: name(), from, to });
+        return Err(QuantizeError::Requantize {
+            tensor: name(),
+            from,
+            to,
+        });
     }
     Ok(())
 }

@@ -70,7 +70,13 @@ impl<'a> Quantizer<'a> {
         let Some(tensor) = self.due() else {
             return Ok(None);
         };
-        let Quantizer { model, out, pool, buffer, .. } = self;
+        let Quantizer {
+            model,
+            out,
+            pool,
+            buffer,
+            ..
+        } = self;
         let data = model.data(&tensor.source);
         let piece = |ty: GgmlType| CHUNK / ty.block_size() * ty.type_size();
         let (from, to) = (piece(tensor.source.ty), piece(tensor.ty));
@@ -78,7 +84,8 @@ impl<'a> Quantizer<'a> {
         for (group, source) in data.chunks(CHUNKS * from).enumerate() {
             let first = group * CHUNKS * CHUNK;
             if tensor.is_converted() {
-                let len = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size()
+                let len = source.len() / tensor.source.ty.type_size()
+                    * tensor.source.ty.block_size()
                     / tensor.ty.block_size()
                     * tensor.ty.type_size();
                 buffer.resize(len, 0);
@@ -130,7 +137,9 @@ fn check_group(tensor: &TensorInfo, first: usize, data: &[u8]) -> Option<Quantiz
     let pieces = data.par_chunks(piece).enumerate();
     pieces.find_map_first(|(i, data)| {
         let checked = quants::validate(tensor.ty, data);
-        checked.err().map(|e| in_tensor(tensor, first + i * CHUNK, e))
+        checked
+            .err()
+            .map(|e| in_tensor(tensor, first + i * CHUNK, e))
     })
 }
 
@@ -155,7 +164,12 @@ fn convert(
 fn in_tensor(tensor: &TensorInfo, first: usize, error: QuantError) -> QuantizeError {
     let tensor = tensor.name.clone();
     match error {
-        QuantError::NotFinite { ty, block, field, value } => QuantizeError::NotFinite {
+        QuantError::NotFinite {
+            ty,
+            block,
+            field,
+            value,
+        } => QuantizeError::NotFinite {
             tensor,
             ty,
             block: first / ty.block_size() + block,

@@ -207,23 +207,19 @@ impl Vocab {
         if add_special && self.add_bos {
             ids.extend(self.special.bos);
         }
-        let mut after_special = true;
-        for fragment in
+        let fragments =
             self.special_tokens
-                .partition(&self.tokens, &self.attrs, text, parse_special)
-        {
+                .partition(&self.tokens, &self.attrs, text, parse_special);
+        for fragment in fragments {
             match (fragment, &self.algorithm) {
-                (Fragment::Token(id), _) => {
-                    ids.push(id);
-                    after_special = true;
-                }
+                (Fragment::Token(id), _) => ids.push(id),
                 (Fragment::Text(range), Algorithm::Spm(spm)) => {
-                    let text = escape_spaces(&text[range], self.add_space_prefix && after_special);
+                    // Each of these texts is the first or follows a special token, and so gets the space.
+                    let text = escape_spaces(&text[range], self.add_space_prefix);
                     spm.tokenize(&self.tokens, &text, &mut ids)?;
-                    after_special = false;
                 }
                 (Fragment::Text(range), Algorithm::Bpe(bpe)) => {
-                    bpe.tokenize(&self.tokens, &text[range], &mut ids)
+                    bpe.tokenize(&self.tokens, &text[range], &mut ids);
                 }
             }
         }

@@ -412,6 +412,19 @@ mod tests {
         );
     }
 
+    /// Letters, numbers, marks and symbols that came with Unicode 16 have no category in llama.cpp.
+    #[test]
+    fn categories_are_those_of_unicode_15_1() {
+        assert_eq!(pieces("llama-bpe", "a\u{1C89}"), ["a", "\u{1C89}"]);
+        assert_eq!(pieces("llama-bpe", "a\u{1C88}"), ["a\u{1C88}"]);
+        assert_eq!(pieces("llama-bpe", "a\u{2EBF0}"), ["a\u{2EBF0}"]);
+        assert_eq!(pieces("llama-bpe", "1\u{10D40}"), ["1", "\u{10D40}"]);
+        assert_eq!(pieces("deepseek-v3", "!\u{2427}"), ["!", "\u{2427}"]);
+        assert_eq!(pieces("deepseek-v3", "!\u{2426}"), ["!\u{2426}"]);
+        assert_eq!(pieces("deepseek-v3", "e\u{897}"), ["e", "\u{897}"]);
+        assert_eq!(pieces("falcon", "!\u{1B4E}!"), ["!", "\u{1B4E}", "!"]);
+    }
+
     #[test]
     fn regexes_apply_in_turn() {
         assert_eq!(

@@ -142,3 +142,76 @@ fn split(
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fragments of `text` where each of `special` is a token.
+    fn fragments(special: &[(&str, TokenAttr)], text: &str, parse_special: bool) -> Vec<Fragment> {
+        let mut tokens = TokenTable::with_capacity(special.len(), 0);
+        for (token, _) in special {
+            tokens.insert(token.as_bytes()).unwrap();
+        }
+        let attrs: Vec<TokenAttr> = special.iter().map(|&(_, attr)| attr).collect();
+        let special = SpecialTokens::new(&tokens, &attrs);
+        special.partition(&tokens, &attrs, text.as_bytes(), parse_special)
+    }
+
+    #[test]
+    fn the_longest_token_wins_wherever_it_stands() {
+        use Fragment::{Text, Token};
+        let special = [("<a>", TokenAttr::CONTROL), ("<a><b>", TokenAttr::CONTROL)];
+        assert_eq!(
+            fragments(&special, "<a>x<a><b><a>", true),
+            [Token(0), Text(3..4), Token(1), Token(0)]
+        );
+        // "bcd" is taken before "ab", which is met first.
+        let special = [("ab", TokenAttr::CONTROL), ("bcd", TokenAttr::USER_DEFINED)];
+        assert_eq!(fragments(&special, "abcd", true), [Text(0..1), Token(1)]);
+        assert_eq!(fragments(&special, "", true), []);
+    }
+
+    #[test]
+    fn only_user_defined_tokens_are_always_split_off() {
+        use Fragment::{Text, Token};
+        let special = [
+            ("<c>", TokenAttr::CONTROL),
+            ("<k>", TokenAttr::UNKNOWN),
+            ("<u>", TokenAttr::USER_DEFINED),
+            ("<b>", TokenAttr::BYTE),
+            ("<n>", TokenAttr::NORMAL),
+            ("<x>", TokenAttr::UNUSED),
+        ];
+        let text = "<c><k><u><b><n><x>";
+        assert_eq!(
+            fragments(&special, text, false),
+            [Text(0..6), Token(2), Text(9..18)]
+        );
+        assert_eq!(
+            fragments(&special, text, true),
+            [Token(0), Token(1), Token(2), Text(9..18)]
+        );
+    }
+
+    #[test]
+    fn white_space_is_swallowed_on_the_side_that_is_asked_for() {
+        use Fragment::{Text, Token};
+        let special = [
+            ("<l>", TokenAttr::CONTROL.with(TokenAttr::LSTRIP)),
+            ("<r>", TokenAttr::CONTROL.with(TokenAttr::RSTRIP)),
+        ];
+        let text = "a \t<l> b<r>\r\n c \n<l>";
+        assert_eq!(
+            fragments(&special, text, true),
+            [
+                Text(0..1),
+                Token(0),
+                Text(6..8),
+                Token(1),
+                Text(14..15),
+                Token(0)
+            ]
+        );
+    }
+}

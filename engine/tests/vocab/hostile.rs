@@ -270,6 +270,40 @@ fn odd_types_and_texts_do_not_panic() {
     (0..33).for_each(|id| assert!(vocab.token_to_piece(id, true).is_empty()));
 }
 
+/// Which tokens end generation depends on which others there are.
+#[test]
+fn ends_of_generation() {
+    let eog = |texts: &[&str]| {
+        let mut tokens = strings(&["<unk>", "<s>", "</s>"]);
+        texts.iter().for_each(|text| tokens.push(text.as_bytes()));
+        let mut metadata = spm();
+        metadata.insert("tokenizer.ggml.tokens", tokens);
+        metadata.insert("tokenizer.ggml.eos_token_id", 3u32);
+        let vocab = Vocab::from_metadata(&metadata).unwrap();
+        (vocab.eog_ids().to_vec(), vocab.token_type(4))
+    };
+    let control = Some(TokenType::Control);
+    assert_eq!(
+        eog(&["x", "<|end|>", "<|call|>"]),
+        (vec![2, 3, 4, 5], control)
+    );
+    let shown = Some(TokenType::UserDefined);
+    assert_eq!(
+        eog(&["x", "<|end|>", "<|call|>", "<|return|>"]),
+        (vec![2, 3, 5, 6], shown)
+    );
+    assert_eq!(
+        eog(&["x", "<|end|>", "<|flush|>", "<|calls|>"]),
+        (vec![2, 3, 5, 6], shown)
+    );
+    assert_eq!(eog(&["x", "<|tool_response>"]), (vec![3, 4], control));
+    assert_eq!(
+        eog(&["x", "<fim_pad>", "<REPO>"]),
+        (vec![2, 3, 4, 5], control)
+    );
+    assert_eq!(eog(&["x", "<|message|>"]), (vec![2, 3], shown));
+}
+
 /// White space around some tokens is dropped in the models that llama.cpp knows by name.
 #[test]
 fn tokens_that_swallow_white_space() {

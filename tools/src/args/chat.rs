@@ -31,7 +31,7 @@ pub struct ChatArgs {
     #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
     pub chat_template_kwargs: Option<String>,
     /// Tell tokens per second after each answer
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           env = "LLAMA_ARG_SHOW_TIMINGS", value_parser = super::value::switch())]
     pub show_timings: bool,
 }

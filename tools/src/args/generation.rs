@@ -18,7 +18,7 @@ pub struct GenerationArgs {
     #[arg(long, visible_alias = "bf", value_name = "FILE", overrides_with_all = ["prompt", "file"])]
     pub binary_file: Option<PathBuf>,
     /// Turn \n \t \r \' \" \\ \xHH in prompts, prefixes and stop texts into what they stand for
-    #[arg(short, long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
+    #[arg(short, long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           value_parser = super::value::switch())]
     pub escape: bool,
     /// Tokens to generate; -1: no limit, -2: until the context is full, 0: only run the prompt
@@ -32,14 +32,14 @@ pub struct GenerationArgs {
     #[arg(long, visible_alias = "sp")]
     pub special: bool,
     /// Show the prompt before the generated text
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           value_parser = super::value::switch())]
     pub display_prompt: bool,
     /// Tell the tokens of the prompt
     #[arg(long)]
     pub verbose_prompt: bool,
     /// Run one token first, so that the timings do not include reading the model from disk
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           value_parser = super::value::switch())]
     pub warmup: bool,
     /// Write the logits of every token of the prompt to this .npy file: f32 [n_tokens, n_vocab]

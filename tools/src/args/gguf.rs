@@ -7,7 +7,11 @@ use std::path::PathBuf;
 
 /// Flags and the file.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "fabric-gguf", version, about = "Shows the metadata and the tensors of a GGUF file")]
+#[command(
+    name = "fabric-gguf",
+    version,
+    about = "Shows the metadata and the tensors of a GGUF file"
+)]
 pub struct GgufArgs {
     /// As JSON: every value with its type and in full
     #[arg(long)]
@@ -43,13 +47,22 @@ impl GgufArgs {
             [dump, file] if dump.as_os_str() == "dump" => Ok(file),
             [] => Err(usage("no file given")),
             [file, rest @ ..] => {
-                let extra = if file.as_os_str() == "dump" { rest.get(1) } else { rest.first() };
-                Err(usage(&format!("unexpected argument '{}'", extra.unwrap_or(file).display())))
+                let extra = if file.as_os_str() == "dump" {
+                    rest.get(1)
+                } else {
+                    rest.first()
+                };
+                Err(usage(&format!(
+                    "unexpected argument '{}'",
+                    extra.unwrap_or(file).display()
+                )))
             }
         }
     }
 }
 
 fn usage(message: &str) -> Error {
-    Error::Usage(format!("{message}\n\nUsage: fabric-gguf [FLAGS] [dump] FILE"))
+    Error::Usage(format!(
+        "{message}\n\nUsage: fabric-gguf [FLAGS] [dump] FILE"
+    ))
 }

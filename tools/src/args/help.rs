@@ -8,6 +8,9 @@ const WIDTH: usize = 80;
 /// Where the text about a flag begins.
 const INDENT: usize = 28;
 
+/// A space where no line is broken.
+const NO_BREAK: char = '\u{a0}';
+
 /// The whole text.
 pub fn render(command: &Command, absent: &[Absent]) -> String {
     let mut out = String::new();
@@ -67,7 +70,11 @@ fn render_arg(out: &mut String, arg: &Arg) {
         let names = value_names(arg);
         left.push_str(&if optional { format!(" [{names}]") } else { format!(" {names}") });
     }
-    let mut help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+    let mut help = match arg.get_id().as_str() {
+        "help" => "Print this text".to_string(),
+        "version" => "Print the version (to standard error)".to_string(),
+        _ => arg.get_help().map(ToString::to_string).unwrap_or_default(),
+    };
     let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     if !defaults.is_empty() && !arg.is_hide_default_value_set() && arg.get_action().takes_values() {
         let default = match defaults.join(" ") {
@@ -75,10 +82,10 @@ fn render_arg(out: &mut String, arg: &Arg) {
             _ if switch => "off".to_string(),
             other => other,
         };
-        help.push_str(&format!(" (default: {default})"));
+        help.push_str(&format!(" (default:{NO_BREAK}{default})"));
     }
     if let Some(env) = arg.get_env() {
-        help.push_str(&format!(" [env: {}]", env.to_string_lossy()));
+        help.push_str(&format!(" [env:{NO_BREAK}{}]", env.to_string_lossy()));
     }
     if left.len() + 1 < INDENT {
         left.push_str(&" ".repeat(INDENT - left.len()));
@@ -97,24 +104,28 @@ fn render_arg(out: &mut String, arg: &Arg) {
     }
 }
 
-/// Appends `text` broken into lines of at most [`WIDTH`] columns, where they can be broken.
+/// Appends `text` broken into lines of at most [`WIDTH`] columns: at spaces, and in long lists after semicolons.
 fn wrap(out: &mut String, text: &str, indent: usize) {
     let mut column = 0;
-    for word in text.split_whitespace() {
-        let width = word.chars().count();
-        if column > indent && column + 1 + width > WIDTH {
-            out.push('\n');
-            column = 0;
+    for word in text.split([' ', '\n']).filter(|w| !w.is_empty()) {
+        let long = indent + word.chars().count() > WIDTH;
+        let parts = if long { word.split_inclusive(';').collect() } else { vec![word] };
+        for (i, part) in parts.into_iter().enumerate() {
+            let (space, width) = (usize::from(i == 0 && column > indent), part.chars().count());
+            if column > indent && column + space + width > WIDTH {
+                out.push('\n');
+                column = 0;
+            }
+            if column == 0 {
+                out.push_str(&" ".repeat(indent));
+                column = indent;
+            } else if space > 0 {
+                out.push(' ');
+                column += 1;
+            }
+            out.push_str(&part.replace(NO_BREAK, " "));
+            column += width;
         }
-        if column == 0 {
-            out.push_str(&" ".repeat(indent));
-            column = indent;
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += width;
     }
     if column > 0 {
         out.push('\n');

@@ -43,7 +43,7 @@ pub struct LoggingArgs {
           env = "LLAMA_ARG_LOG_COLORS")]
     pub log_colors: When,
     /// Timings at the end
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true", env = "LLAMA_ARG_PERF",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true", env = "LLAMA_ARG_PERF",
           value_parser = super::value::switch())]
     pub perf: bool,
 }

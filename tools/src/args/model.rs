@@ -41,11 +41,11 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "FILE", env = "LLAMA_ARG_MODEL")]
     pub model: Option<PathBuf>,
     /// Map the file, or read it into memory
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "true", env = "LLAMA_ARG_MMAP",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true", env = "LLAMA_ARG_MMAP",
           value_parser = super::value::switch())]
     pub mmap: bool,
     /// Keep the model in memory
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", default_value = "false", env = "LLAMA_ARG_MLOCK",
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "false", env = "LLAMA_ARG_MLOCK",
           value_parser = super::value::switch())]
     pub mlock: bool,
     /// The same in one word: auto, none, mmap, mlock, mmap+mlock or dio

@@ -28,7 +28,6 @@ use fabric_engine::vocab::Vocab;
 use serde_json::{Map, Value as Json};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -238,6 +237,9 @@ impl Main<'_> {
         self.tell_generation(session, tokens.len());
         session.append(&tokens);
         session.accept_all(&mut chain);
+        let n_rows = tokens.len();
+        let npy = generation.logits_file.as_ref().map(|path| NpyWriter::create(path, [n_rows, sampler_vocab.n_vocab]));
+        let npy = npy.transpose()?;
         let mut stops = self.stops();
         let mut stopped_by_prompt = false;
         out.style(Style::Prompt)?;
@@ -250,8 +252,8 @@ impl Main<'_> {
         }
         out.style(Style::Plain)?;
         let busy = interrupt::busy();
-        let progress = match &generation.logits_file {
-            Some(path) => write_logits(session, path, sampler_vocab.n_vocab)?,
+        let progress = match npy {
+            Some(npy) => write_logits(session, npy)?,
             None => session.run()?,
         };
         if interactive && progress == Progress::Done {
@@ -333,8 +335,7 @@ fn unescape(text: &str, escapes: bool) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
-fn write_logits(session: &mut Session, path: &Path, n_vocab: usize) -> Result<Progress, Error> {
-    let mut npy = NpyWriter::create(path, [session.tokens().len(), n_vocab])?;
+fn write_logits(session: &mut Session, mut npy: NpyWriter) -> Result<Progress, Error> {
     let progress = session.run_with_all_logits(|row| npy.row(row))?;
     if progress == Progress::Done {
         npy.finish()?;
