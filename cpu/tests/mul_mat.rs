@@ -159,16 +159,14 @@ fn expected(kind: WeightKind, w: &[u8], x: &[f32]) -> f32 {
                 .chunks_exact(2)
                 .map(bytemuck::pod_read_unaligned)
                 .collect();
-            let x: Vec<f16> = x.iter().map(|&v| f16::from_f32(v)).collect();
-            dot::dot_f16(&w, &x)
+            dot::dot_f16(&w, x)
         }
         WeightKind::Bf16 => {
             let w: Vec<bf16> = w
                 .chunks_exact(2)
                 .map(bytemuck::pod_read_unaligned)
                 .collect();
-            let x: Vec<bf16> = x.iter().map(|&v| bf16::from_f32(v)).collect();
-            dot::dot_bf16(&w, &x)
+            dot::dot_bf16(&w, x)
         }
         WeightKind::TernaryUniform { ty, d } => {
             let mut q = vec![0; x.len()];

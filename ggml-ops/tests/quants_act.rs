@@ -102,8 +102,8 @@ fn sums(a: &Activations) -> [f32; 12] {
     [
         sum64(x.iter().copied()),
         dot_f32(w, x),
-        dot_f16(&f16s(w), &f16s(x)),
-        dot_bf16(&bf16s(w), &bf16s(x)),
+        dot_f16(&f16s(w), &f16s(x).iter().map(|x| x.to_f32()).collect::<Vec<_>>()),
+        dot_bf16(&bf16s(w), &bf16s(x).iter().map(|x| x.to_f32()).collect::<Vec<_>>()),
         dot_ternary_i8(&blocks::<BlockTq1_0>("tq1_0.q", 4), 0.7, &a.q, a.s),
         dot_ternary_i8(&blocks::<BlockTq2_0>("tq2_0.q", 4), 0.7, &a.q, a.s),
         dot_ternary_q8_k(&blocks::<BlockTq1_0>("tq1_0.q", 4), &a.k),

@@ -10,6 +10,17 @@ pub enum Error {
     /// A flag whose value is wrong in a way that only shows later.
     #[error("{0}")]
     Usage(String),
+    /// What a flag asks for is not here.
+    #[error("{0}")]
+    Unsupported(&'static str),
+    /// The model in this file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: fabric_engine::Error,
+    },
     /// From the engine.
     #[error(transparent)]
     Engine(#[from] fabric_engine::Error),
@@ -72,7 +83,9 @@ pub enum Error {
     #[error("the model has no tokenizer (tokenizer.ggml.model), so it cannot read or write text")]
     NoVocab,
     /// Nothing to start from.
-    #[error("the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p")]
+    #[error(
+        "the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p"
+    )]
     EmptyPrompt,
     /// The prompt leaves no room to generate.
     #[error(
@@ -94,9 +107,10 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             // Values in the model's file are checked before they take the place of the flags'.
-            Error::Usage(_) | Error::Sampler(SamplerError::InvalidParam { .. } | SamplerError::TokenOutOfRange { .. }) => {
-                crate::args::USAGE
-            }
+            Error::Usage(_)
+            | Error::Sampler(
+                SamplerError::InvalidParam { .. } | SamplerError::TokenOutOfRange { .. },
+            ) => crate::args::USAGE,
             _ => 1,
         }
     }

@@ -43,7 +43,17 @@ pub fn take_turns<W: Write>(
     options: InteractiveOptions,
     log: &Log,
 ) -> Result<(), Error> {
-    let InteractiveOptions { user_first, in_prefix, in_prefix_bos, in_suffix, escape, n_predict, mut stops, stopped_by_prompt, special } = options;
+    let InteractiveOptions {
+        user_first,
+        in_prefix,
+        in_prefix_bos,
+        in_suffix,
+        escape,
+        n_predict,
+        mut stops,
+        stopped_by_prompt,
+        special,
+    } = options;
     let vocab = session.vocab();
     log.info("Ctrl-C hands over to you; an empty line lets the model go on; Ctrl-D leaves.");
     let mut users_turn = user_first || stopped_by_prompt;
@@ -51,8 +61,14 @@ pub fn take_turns<W: Write>(
         if users_turn {
             out.style(Style::Typed)?;
             out.text(&in_prefix)?;
-            let Input::Text(line) = editor.read("")? else { return out.text("\n") };
-            let line = if escape { crate::escape::process(line.as_bytes()) } else { line.into_bytes() };
+            let Input::Text(line) = editor.read("")? else {
+                return out.text("\n");
+            };
+            let line = if escape {
+                crate::escape::process(line.as_bytes())
+            } else {
+                line.into_bytes()
+            };
             if !line.is_empty() {
                 let start = session.tokens().len();
                 let mut new: Vec<u32> = vocab.bos().filter(|_| in_prefix_bos).into_iter().collect();
@@ -60,7 +76,11 @@ pub fn take_turns<W: Write>(
                 new.extend(vocab.tokenize_bytes(&[&line[..], b"\n"].concat(), false, false)?);
                 new.extend(vocab.tokenize(&in_suffix, false, true)?);
                 if start + new.len() >= session.n_ctx() {
-                    log.warning(format_args!("this does not fit: {} of {} positions are used", start, session.n_ctx()));
+                    log.warning(format_args!(
+                        "this does not fit: {} of {} positions are used",
+                        start,
+                        session.n_ctx()
+                    ));
                     continue;
                 }
                 session.append(&new);
@@ -72,11 +92,21 @@ pub fn take_turns<W: Write>(
         }
         let mut left = n_predict;
         let busy = interrupt::busy();
-        let stop = generate(session, chain, &mut stops, &mut left, special, |_, piece| out.piece(piece))?;
+        let stop = generate(
+            session,
+            chain,
+            &mut stops,
+            &mut left,
+            special,
+            |_, piece| out.piece(piece),
+        )?;
         drop(busy);
         match stop {
             Stop::ContextFull => {
-                log.warning(format_args!("the context of {} tokens is full", session.n_ctx()));
+                log.warning(format_args!(
+                    "the context of {} tokens is full",
+                    session.n_ctx()
+                ));
                 return out.text("\n");
             }
             // The model ended its turn without the stop text: it is put there, as the text's form wants it.

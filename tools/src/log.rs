@@ -33,7 +33,14 @@ impl Log {
     /// # Errors
     /// If the log file cannot be created.
     pub fn new(args: &LoggingArgs) -> Result<Log, Error> {
-        let LoggingArgs { verbosity, verbose, log_disable, log_file, log_colors, perf: _ } = args;
+        let LoggingArgs {
+            verbosity,
+            verbose,
+            log_disable,
+            log_file,
+            log_colors,
+            perf: _,
+        } = args;
         let threshold = match (log_disable, verbose) {
             (true, _) => Level::Error as i32,
             (_, true) => i32::MAX,
@@ -41,10 +48,18 @@ impl Log {
         };
         let create = |path: &std::path::PathBuf| match File::create(path) {
             Ok(file) => Ok(RefCell::new(file)),
-            Err(source) => Err(Error::File { action: "write", path: path.clone(), source }),
+            Err(source) => Err(Error::File {
+                action: "write",
+                path: path.clone(),
+                source,
+            }),
         };
         let file = log_file.as_ref().map(create).transpose()?;
-        Ok(Log { threshold, colors: log_colors.applies(std::io::stderr().is_terminal()), file })
+        Ok(Log {
+            threshold,
+            colors: log_colors.applies(std::io::stderr().is_terminal()),
+            file,
+        })
     }
 
     /// Whether messages of this level are told.
@@ -57,6 +72,8 @@ impl Log {
         if !self.tells(level) {
             return;
         }
+        // Once, for both places: times go on.
+        let message = message.to_string();
         let (color, reset) = match level {
             Level::Error if self.colors => ("\x1b[31m", "\x1b[0m"),
             Level::Warning if self.colors => ("\x1b[35m", "\x1b[0m"),

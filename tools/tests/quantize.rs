@@ -1,8 +1,9 @@
 //! `fabric-quantize`: its command line and what it prints. That the files are right is tested in the engine.
 
 use gguf::{GgmlType, Gguf, Metadata, Writer};
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const TINY: &str = "tiny-bitnet-f16.gguf";
 
@@ -298,4 +299,52 @@ fn a_file_of_a_split_model_is_not_replaced() {
     }
     assert_eq!(run(dir.path(), &[first, "whole.gguf", "Q8_0"]).status, 0);
     assert_eq!(types(&dir.path().join("whole.gguf")).len(), 2);
+}
+
+/// A model of many large tensors of zeros, which take hardly any room on disk.
+fn write_large(path: &Path) {
+    let mut metadata = Metadata::new();
+    metadata.insert("general.architecture", "llama");
+    let mut writer = Writer::new(metadata).unwrap();
+    let ne = [4096, 1024];
+    for il in 0..32 {
+        writer
+            .add_tensor(&format!("blk.{il}.ffn_up.weight"), GgmlType::F32, &ne)
+            .unwrap();
+    }
+    let n_bytes: u64 = writer.tensors().iter().map(|t| t.n_bytes).sum();
+    let mut header = Vec::new();
+    // The header alone: the data that is missing is what a sparse file reads as.
+    let _ = writer.start(&mut header).unwrap();
+    std::fs::write(path, &header).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_len(header.len() as u64 + n_bytes).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    write_large(&dir.path().join("large.gguf"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_fabric-quantize"))
+        .current_dir(dir.path())
+        .args(["large.gguf", "Q6_K"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let mut told = vec![0; 200];
+    stderr.read_exact(&mut told).unwrap();
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    let mut rest = String::new();
+    stderr.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    let left: Vec<_> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(left, ["large.gguf"]);
 }

@@ -89,10 +89,11 @@ unsafe fn attend(level: SimdLevel, query: Query) {
             unsafe { vector::<Avx512>(query) }
         }
         if query.q.len().is_multiple_of(16) && query.y.len().is_multiple_of(16) {
-            // SAFETY: the caller's promises.
             match level {
                 SimdLevel::Scalar => {}
+                // SAFETY: the caller's promises.
                 SimdLevel::Avx2 => return unsafe { avx2(query) },
+                // SAFETY: the caller's promises.
                 _ => return unsafe { avx512(query) },
             }
         }

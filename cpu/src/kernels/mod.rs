@@ -64,7 +64,7 @@ pub(crate) fn sum64<const N: usize>(v: [&[f32]; N], f: impl Fn([f32; N]) -> f32)
 
 /// The exp of docs/numerics.md, without branches so that it vectorizes.
 #[inline(always)]
-#[allow(clippy::excessive_precision)] // the literals of the recipe
+#[allow(clippy::excessive_precision, clippy::approx_constant)] // the literals of the recipe
 pub(crate) fn exp(x: f32) -> f32 {
     let clamped = if x > 88.0 { 88.0 } else { x };
     let in_range = clamped >= -86.0;

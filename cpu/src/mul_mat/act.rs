@@ -74,7 +74,7 @@ impl I8Order {
 pub(super) fn record_size(fmt: ActFormat, k: usize, n: usize) -> usize {
     match fmt {
         // 64 more: rows a power of two apart would share the sets of the L1 cache.
-        ActFormat::F32 | ActFormat::F16 | ActFormat::Bf16 => k.next_multiple_of(16) * 4 + 64,
+        ActFormat::F32 => k.next_multiple_of(16) * 4 + 64,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let blocks = I8Order::of(fmt, n).block_size() * (k / QK_K);
             blocks + size_of::<I8Tail>()
@@ -117,9 +117,7 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
     // is written through pointers before a reference to it is made.
     unsafe {
         match fmt {
-            ActFormat::F32 => floats(x, dst, |v| v),
-            ActFormat::F16 => floats(x, dst, round_f16),
-            ActFormat::Bf16 => floats(x, dst, round_bf16),
+            ActFormat::F32 => floats(x, dst),
             ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
             ActFormat::Q8_0 => q8_0(x, dst.cast()),
             ActFormat::Q8K => q8_k(x, dst.cast()),
@@ -128,16 +126,14 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
 }
 
 #[inline(always)]
-unsafe fn floats(x: &[f32], dst: *mut u8, round: impl Fn(f32) -> f32) {
+unsafe fn floats(x: &[f32], dst: *mut u8) {
     let padded = x.len().next_multiple_of(16);
     // SAFETY: a record of floats has room for `padded` of them; zero bytes are floats.
     let dst = unsafe {
         dst.write_bytes(0, padded * 4);
         std::slice::from_raw_parts_mut(dst.cast::<f32>(), padded)
     };
-    for (d, &v) in dst.iter_mut().zip(x) {
-        *d = round(v);
-    }
+    dst[..x.len()].copy_from_slice(x);
 }
 
 /// Rounds to the nearest f16 (ties to even, subnormals kept) and back.
@@ -162,16 +158,6 @@ pub(super) fn round_f16(v: f32) -> f32 {
         or_inf
     };
     f32::from_bits(rounded | sign)
-}
-
-/// Rounds to the nearest bf16 (ties to even, NaN kept quiet) and back.
-#[inline(always)]
-pub(super) fn round_bf16(v: f32) -> f32 {
-    let bits = v.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-    let quiet = bits | 0x0040_0000;
-    let is_nan = bits & 0x7fff_ffff > 0x7f80_0000;
-    f32::from_bits((if is_nan { quiet } else { rounded }) & 0xffff_0000)
 }
 
 /// The largest absolute value; NaN counts as nothing.
@@ -347,8 +333,6 @@ mod tests {
                 "{v}"
             );
             assert_eq!(round_f16(-v).is_sign_negative(), v.is_sign_positive());
-            let want = half::bf16::from_f32(v);
-            assert_eq!(round_bf16(v).to_bits(), want.to_f32().to_bits(), "{v}");
         }
         // Ties, on both sides of the smallest normal number.
         for bits in 0..0x7c00u16 {

@@ -8,8 +8,6 @@ use super::vector::{self, Kernel, Simd};
 /// A type of float weights.
 pub(super) trait Float {
     const SIZE: usize;
-    /// Products are exact, so that multiply-add may round once.
-    const EXACT: bool;
     /// # Safety
     /// The CPU has the features of `S`; `p` has 16 values.
     unsafe fn load<S: Simd>(p: *const u8) -> S::F;
@@ -21,7 +19,6 @@ pub(super) struct Bf16;
 
 impl Float for F32 {
     const SIZE: usize = 4;
-    const EXACT: bool = false;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -31,7 +28,6 @@ impl Float for F32 {
 
 impl Float for F16 {
     const SIZE: usize = 2;
-    const EXACT: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -41,7 +37,6 @@ impl Float for F16 {
 
 impl Float for Bf16 {
     const SIZE: usize = 2;
-    const EXACT: bool = false;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -167,11 +162,7 @@ unsafe fn step<S: Simd, W: Float, const R: usize, const T: usize>(
         for t in 0..T {
             let x = S::load_f(x[t].cast::<f32>().add(at));
             for r in 0..R {
-                acc[r][t] = if W::EXACT {
-                    S::fma_f(ws[r], x, acc[r][t])
-                } else {
-                    S::add_f(acc[r][t], S::mul_f(ws[r], x))
-                };
+                acc[r][t] = S::add_f(acc[r][t], S::mul_f(ws[r], x));
             }
         }
     }

@@ -48,10 +48,6 @@ const QK: usize = GgmlType::Q8_0.block_size();
 pub enum ActFormat {
     /// Unchanged.
     F32,
-    /// Rounded to f16.
-    F16,
-    /// Rounded to bf16.
-    Bf16,
     /// int8 with one scale per token, for TQ1_0 weights.
     I8Tq1,
     /// int8 with one scale per token, for TQ2_0 weights.
@@ -103,9 +99,7 @@ impl WeightKind {
     /// What the activations become.
     pub fn act_format(self) -> ActFormat {
         match self {
-            Self::F32 => ActFormat::F32,
-            Self::F16 => ActFormat::F16,
-            Self::Bf16 => ActFormat::Bf16,
+            Self::F32 | Self::F16 | Self::Bf16 => ActFormat::F32,
             Self::TernaryUniform {
                 ty: TernaryType::Tq1_0,
                 ..

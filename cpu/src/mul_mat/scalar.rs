@@ -5,7 +5,7 @@ use std::slice::from_raw_parts;
 use ggml_ops::numerics::dot16;
 use ggml_ops::quants::{
     BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0,
-    Ternary, act, bf16_to_f32, dot, f16_to_f32, f32_to_bf16, f32_to_f16,
+    Ternary, act, bf16_to_f32, dot, f16_to_f32,
 };
 
 use super::{ActFormat, Job, QK, QK_K, TernaryType, WeightKind};
@@ -13,7 +13,7 @@ use super::{ActFormat, Job, QK, QK_K, TernaryType, WeightKind};
 /// Bytes of a prepared token, before rounding up to 64. int8 tokens start with their scale.
 pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
     match fmt {
-        ActFormat::F32 | ActFormat::F16 | ActFormat::Bf16 => k * 4,
+        ActFormat::F32 => k * 4,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
         ActFormat::Q8K => k / QK_K * size_of::<BlockActQ8K>(),
@@ -33,20 +33,12 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
     };
     match fmt {
         ActFormat::F32 => bytemuck::cast_slice_mut(dst).copy_from_slice(x),
-        ActFormat::F16 => round_to(x, dst, |v| f16_to_f32(f32_to_f16(v))),
-        ActFormat::Bf16 => round_to(x, dst, |v| bf16_to_f32(f32_to_bf16(v))),
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let (scale, q) = dst.split_at_mut(4);
             scale.copy_from_slice(&act::quantize_i8(x, bytemuck::cast_slice_mut(q)).to_ne_bytes());
         }
         ActFormat::Q8_0 => act::quantize_q8_0(x, bytemuck::cast_slice_mut(dst)),
         ActFormat::Q8K => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
-    }
-}
-
-fn round_to(x: &[f32], dst: &mut [u8], round: impl Fn(f32) -> f32) {
-    for (d, &v) in bytemuck::cast_slice_mut(dst).iter_mut().zip(x) {
-        *d = round(v);
     }
 }
 

@@ -87,8 +87,6 @@ pub(crate) trait Simd {
     unsafe fn splat_f(v: f32) -> Self::F;
     unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
-    /// `a * b + c` with one rounding.
-    unsafe fn fma_f(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// i32 lanes to f32.
     unsafe fn to_f(v: Self::B) -> Self::F;
     /// `tree` of `docs/numerics.md` over the 16 lanes of four values.

@@ -192,9 +192,6 @@ impl Simd for Avx2 {
         fn add_f(a: F2, b: F2) -> F2 {
             F2(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1))
         }
-        fn fma_f(a: F2, b: F2, c: F2) -> F2 {
-            F2(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1))
-        }
         fn to_f(v: B2) -> F2 {
             F2(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1))
         }

@@ -168,9 +168,6 @@ macro_rules! avx512_level {
                 fn add_f(a: __m512, b: __m512) -> __m512 {
                     _mm512_add_ps(a, b)
                 }
-                fn fma_f(a: __m512, b: __m512, c: __m512) -> __m512 {
-                    _mm512_fmadd_ps(a, b, c)
-                }
                 fn to_f(v: __m512i) -> __m512 {
                     _mm512_cvtepi32_ps(v)
                 }

@@ -59,7 +59,7 @@ pub enum QuantizeError {
         value: f32,
     },
     /// A pattern of a tensor-type rule that is no regular expression.
-    #[error("tensor type rule '{pattern}': {error}")]
+    #[error("tensor type rule '{pattern}': {}", reason(error))]
     Pattern {
         /// The pattern.
         pattern: String,
@@ -94,4 +94,11 @@ pub enum QuantizeError {
         /// Why.
         error: rayon::ThreadPoolBuildError,
     },
+}
+
+/// The last line: those before it point into the pattern.
+fn reason(error: &regex::Error) -> String {
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }

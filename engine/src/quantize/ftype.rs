@@ -42,7 +42,7 @@ ftypes! {
     TQ1_0 = 36, TQ1_0, "1.69 bits per weight, ternary";
     TQ2_0 = 37, TQ2_0, "2.06 bits per weight, ternary";
     Q4_0 = 2, Q4_0, "4.5 bits per weight";
-    Q4_K_S = 14, Q4_K, "4.5 bits per weight, some tensors Q5_K";
+    Q4_K_S = 14, Q4_K, "4.5 bits per weight; only pure, as its mixture needs Q5_K";
     Q4_K_M = 15, Q4_K, "4.5 bits per weight, some tensors Q6_K";
     Q6_K = 18, Q6_K, "6.56 bits per weight";
     Q8_0 = 7, Q8_0, "8.5 bits per weight";

@@ -95,7 +95,7 @@ struct Defaults {
 fn spm(metadata: &Metadata, tokens: &TokenTable) -> Result<Defaults, VocabError> {
     let scores = read_scores(metadata, tokens.len())?;
     Ok(Defaults {
-        algorithm: Algorithm::Spm(Spm::new(tokens, scores)),
+        algorithm: Algorithm::Spm(Box::new(Spm::new(tokens, scores))),
         ids: SpecialIds {
             bos: Some(1),
             eos: Some(2),

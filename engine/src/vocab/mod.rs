@@ -45,7 +45,7 @@ pub struct Vocab {
 }
 
 enum Algorithm {
-    Spm(Spm),
+    Spm(Box<Spm>),
     Bpe(Box<Bpe>),
 }
 

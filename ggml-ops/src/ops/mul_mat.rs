@@ -77,7 +77,7 @@ impl OpDef for MulMat {
         let mut cases = Vec::new();
         let case = |w: Operand, x: Operand, uniform_scale| {
             // Products of the same rounded operands: what differs is f32 summation over k <= 1024.
-            let float = w.ty == F32;
+            let float = matches!(w.ty, F32 | F16 | BF16);
             let case = Case::new(MulMat { uniform_scale }, [w, x], Tolerance::relative(3e-6));
             // Other types round x, and a staircase has no slope to compare with.
             if float { case } else { case.differentiable(&[]) }
@@ -107,8 +107,6 @@ fn rounded(ty: GgmlType, uniform: bool, x: &[f64]) -> Vec<f64> {
         GgmlType::TQ1_0 | GgmlType::TQ2_0 if uniform => x.len().max(1),
         GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::Q4_K | GgmlType::Q6_K => 256,
         GgmlType::Q8_0 | GgmlType::Q4_0 => 32,
-        GgmlType::F16 => return x.iter().map(|&v| half::f16::from_f32(v as f32).to_f64()).collect(),
-        GgmlType::BF16 => return x.iter().map(|&v| half::bf16::from_f32(v as f32).to_f64()).collect(),
         _ => return x.to_vec(),
     };
     let mut out = Vec::with_capacity(x.len());

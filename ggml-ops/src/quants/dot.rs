@@ -16,16 +16,16 @@ pub fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
     dot16(w.iter().copied().zip(x.iter().copied()))
 }
 
-/// F16 weights, activations rounded to f16. The products are exact.
-pub fn dot_f16(w: &[f16], x: &[f16]) -> f32 {
+/// F16 weights, f32 activations.
+pub fn dot_f16(w: &[f16], x: &[f32]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), x.to_f32())))
+    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), *x)))
 }
 
-/// BF16 weights, activations rounded to bf16. A product can underflow: it is rounded before it is added.
-pub fn dot_bf16(w: &[bf16], x: &[bf16]) -> f32 {
+/// BF16 weights, f32 activations.
+pub fn dot_bf16(w: &[bf16], x: &[f32]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), x.to_f32())))
+    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), *x)))
 }
 
 /// Ternary weights with one scale d in the whole tensor, activations q with one scale s.

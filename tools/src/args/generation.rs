@@ -42,7 +42,7 @@ pub struct GenerationArgs {
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           value_parser = super::value::switch())]
     pub warmup: bool,
-    /// Write the logits of every token of the prompt to this .npy file: f32 [n_tokens, n_vocab]
+    /// Write the logits of every token of the prompt to this .npy file, f32 [n_tokens, n_vocab]; no conversation then
     #[arg(long, value_name = "FILE")]
     pub logits_file: Option<PathBuf>,
 }

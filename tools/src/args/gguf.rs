@@ -5,11 +5,11 @@ use crate::Error;
 use clap::Parser;
 use std::path::PathBuf;
 
+const USAGE: &str = "fabric-gguf [FLAGS] [dump] FILE";
+
 /// Flags and the file.
 #[derive(Parser, Clone, Debug)]
-#[command(
-    name = "fabric-gguf",
-    version,
+#[command(name = "fabric-gguf", version, override_usage = USAGE,
     about = "Shows the metadata and the tensors of a GGUF file"
 )]
 pub struct GgufArgs {
@@ -62,7 +62,5 @@ impl GgufArgs {
 }
 
 fn usage(message: &str) -> Error {
-    Error::Usage(format!(
-        "{message}\n\nUsage: fabric-gguf [FLAGS] [dump] FILE"
-    ))
+    Error::Usage(format!("{message}\n\nUsage: {USAGE}"))
 }

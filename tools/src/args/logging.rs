@@ -26,8 +26,14 @@ impl When {
 #[command(next_help_heading = "Messages (on stderr)")]
 pub struct LoggingArgs {
     /// How much to tell: 0 the text only, 1 errors, 2 warnings, 3 information, 4 details of the model, 5 all
-    #[arg(long, visible_alias = "lv", alias = "log-verbosity", value_name = "N", default_value_t = 3,
-          env = "LLAMA_ARG_LOG_VERBOSITY")]
+    #[arg(
+        long,
+        visible_alias = "lv",
+        alias = "log-verbosity",
+        value_name = "N",
+        default_value_t = 3,
+        env = "LLAMA_ARG_LOG_VERBOSITY"
+    )]
     pub verbosity: i32,
     /// Tell all
     #[arg(short, long, alias = "log-verbose")]

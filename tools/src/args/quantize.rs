@@ -12,9 +12,11 @@ use std::path::{Path, PathBuf};
 /// More threads than this are a typing error: ggml's limit.
 const MAX_THREADS: usize = 512;
 
+const USAGE: &str = "fabric-quantize [FLAGS] IN.gguf [OUT.gguf] TYPE [NTHREADS]";
+
 /// Flags and files.
 #[derive(Parser, Clone, Debug)]
-#[command(name = "fabric-quantize", version, after_help = types())]
+#[command(name = "fabric-quantize", version, override_usage = USAGE, after_help = types())]
 #[command(
     about = "Writes a model with its tensors in another type, byte for byte as llama-quantize does"
 )]
@@ -116,11 +118,7 @@ impl QuantizeArgs {
     /// # Errors
     /// [`Error::Usage`].
     pub fn words(&self) -> Result<Words, Error> {
-        let usage = |message: &str| {
-            Error::Usage(format!(
-                "{message}\n\nUsage: fabric-quantize [FLAGS] IN.gguf [OUT.gguf] TYPE [NTHREADS]"
-            ))
-        };
+        let usage = |message: &str| Error::Usage(format!("{message}\n\nUsage: {USAGE}"));
         let mut words = self.words.iter();
         let input = PathBuf::from(words.next().ok_or_else(|| usage("no model given"))?);
         let second = words.next().ok_or_else(|| usage("no type given"))?;

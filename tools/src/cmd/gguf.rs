@@ -106,7 +106,7 @@ fn value_alone(out: &mut impl Write, value: &Value) -> std::io::Result<()> {
         Value::String(s) => writeln!(out, "{}", printable(&s.to_string().replace('\t', "    "))),
         Value::Array(array) => text::elements(array, usize::MAX, false)
             .try_for_each(|element| writeln!(out, "{element}")),
-        number => writeln!(out, "{number}"),
+        number => writeln!(out, "{}", text::scalar(number)),
     }
 }
 

@@ -1,5 +1,8 @@
 //! `fabric-main`: completes a text, or holds a conversation.
 
+mod complete;
+mod sampler;
+
 use crate::args::absent::MAIN;
 use crate::args::chat::{ChatArgs, TypingArgs};
 use crate::args::context::ContextArgs;
@@ -7,32 +10,26 @@ use crate::args::device::DeviceArgs;
 use crate::args::generation::GenerationArgs;
 use crate::args::logging::LoggingArgs;
 use crate::args::model::ModelArgs;
-use crate::args::sampling::{self, SamplingArgs};
+use crate::args::sampling::SamplingArgs;
 use crate::args::{self, Parsed};
 use crate::chat::{Chat, ChatOptions};
-use crate::generate::{Stop, StopTexts, generate};
-use crate::interactive::{self, InteractiveOptions};
+use crate::generate::{Stop, StopTexts};
 use crate::line_editor::LineEditor;
-use crate::log::{Level, Log};
-use crate::npy::NpyWriter;
+use crate::log::Log;
 use crate::output::{Output, Style};
 use crate::perf::Perf;
-use crate::session::{Progress, Session};
+use crate::session::Session;
 use crate::{Error, escape, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
 use fabric_engine::Model;
 use fabric_engine::chat_template::ChatTemplate;
 use fabric_engine::device::SimdLevel;
-use fabric_engine::sampler::{DryBreakers, SamplerChain, SamplerParams, SamplerVocab};
-use fabric_engine::vocab::Vocab;
+use fabric_engine::sampler::{SamplerChain, SamplerParams, SamplerVocab};
 use serde_json::{Map, Value as Json};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Instant;
-
-/// The prompt for who tries the program without any.
-const TRY_PROMPT: &str = "And the king said";
 
 const EXAMPLES: &str = "\
 Examples
@@ -66,7 +63,11 @@ pub struct MainArgs {
 
 /// Runs the tool; the first of `argv` is the program's name.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed { args, matches, warnings } = match args::parse::<MainArgs>(argv, MAIN) {
+    let Parsed {
+        args,
+        matches,
+        warnings,
+    } = match args::parse::<MainArgs>(argv, MAIN) {
         Ok(parsed) => parsed,
         Err(status) => return status,
     };
@@ -113,15 +114,28 @@ impl Main<'_> {
         }
         // Short prompts need no large graph, which would only take memory.
         options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
-        let mut session = Session::new(&model, options, args.context.batch_size as usize, perf.clone())?;
-        let sampler = sampler(args, &model, matches, session.n_ctx(), log)?;
+        let mut session = Session::new(
+            &model,
+            options,
+            args.context.batch_size as usize,
+            perf.clone(),
+        )?;
+        let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;
         if args.generation.warmup {
             session.warm_up()?;
         }
         perf.loaded();
         session.perf = perf;
-        let main = Main { args, log, sampler, prompt };
-        let mut out = Output::new(std::io::stdout().lock(), args.typing.color.applies(std::io::stdout().is_terminal()));
+        let main = Main {
+            args,
+            log,
+            sampler,
+            prompt,
+        };
+        let mut out = Output::new(
+            std::io::stdout().lock(),
+            args.typing.color.applies(std::io::stdout().is_terminal()),
+        );
         let status = match main.template(&model)? {
             Some(template) => main.chat(&mut session, &mut out, template, kwargs),
             None => main.complete(&mut session, &mut out),
@@ -136,16 +150,23 @@ impl Main<'_> {
 
     /// The chat template, if a conversation is to be held.
     fn template(&self, model: &Model) -> Result<Option<ChatTemplate>, Error> {
-        let ChatArgs { conversation, chat_template, chat_template_file, .. } = &self.args.chat;
+        let ChatArgs {
+            conversation,
+            chat_template,
+            chat_template_file,
+            ..
+        } = &self.args.chat;
         let metadata = model.metadata().str(gguf::key::TOKENIZER_CHAT_TEMPLATE)?;
         let named = chat_template.is_some() || chat_template_file.is_some();
-        let typing = &self.args.typing;
-        let wanted = conversation.unwrap_or(
-            (metadata.is_some() || named) && !typing.interactive && !typing.interactive_first && self.args.generation.logits_file.is_none(),
-        );
-        let Some(vocab) = model.vocab().filter(|_| wanted) else { return Ok(None) };
+        let wanted = conversation
+            .unwrap_or((metadata.is_some() || named) && self.args.generation.logits_file.is_none());
+        let Some(vocab) = model.vocab().filter(|_| wanted) else {
+            return Ok(None);
+        };
         let text = |id: Option<u32>| {
-            let piece = id.map(|id| vocab.token_to_piece(id, true)).unwrap_or_default();
+            let piece = id
+                .map(|id| vocab.token_to_piece(id, true))
+                .unwrap_or_default();
             String::from_utf8_lossy(&piece).into_owned()
         };
         let (bos, eos) = (text(vocab.bos()), text(vocab.eos()));
@@ -154,7 +175,8 @@ impl Main<'_> {
             (None, Some(text), _) => ChatTemplate::by_name_or_source(text, &bos, &eos)?,
             (None, None, Some(source)) => ChatTemplate::new(source, &bos, &eos)?,
             (None, None, None) => {
-                self.log.warning("the model has no chat template: using ChatML, which it may not know");
+                self.log
+                    .warning("the model has no chat template: using ChatML, which it may not know");
                 ChatTemplate::default_for(&bos, &eos)?
             }
         };
@@ -167,17 +189,37 @@ impl Main<'_> {
     }
 
     fn stops(&self) -> StopTexts {
-        StopTexts::new(self.args.generation.reverse_prompt.iter().map(|t| self.unescape(t).into_bytes()))
+        StopTexts::new(
+            self.args
+                .generation
+                .reverse_prompt
+                .iter()
+                .map(|t| self.unescape(t).into_bytes()),
+        )
     }
 
     fn unescape(&self, text: &str) -> String {
         unescape(text, self.args.generation.escape)
     }
 
-    fn chat<W: Write>(&self, session: &mut Session, out: &mut Output<W>, template: ChatTemplate, kwargs: Map<String, Json>) -> Result<ExitCode, Error> {
-        let ChatArgs { system_prompt, system_prompt_file, single_turn, show_timings, .. } = &self.args.chat;
+    fn chat<W: Write>(
+        &self,
+        session: &mut Session,
+        out: &mut Output<W>,
+        template: ChatTemplate,
+        kwargs: Map<String, Json>,
+    ) -> Result<ExitCode, Error> {
+        let ChatArgs {
+            system_prompt,
+            system_prompt_file,
+            single_turn,
+            show_timings,
+            ..
+        } = &self.args.chat;
         if self.args.generation.logits_file.is_some() {
-            return Err(Error::Usage("--logits-file is for completions: give -no-cnv too".into()));
+            return Err(Error::Usage(
+                "--logits-file is for completions: give -no-cnv too".into(),
+            ));
         }
         let system = match (system_prompt_file, system_prompt) {
             (Some(path), _) => Some(prompt::read_text(path)?),
@@ -196,7 +238,8 @@ impl Main<'_> {
             show_timings: *show_timings,
         };
         let mut chat = Chat::new(session, out, self.log, options);
-        let mut editor = LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
+        let mut editor =
+            LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
         let mut stop = None;
         if let Some(prompt) = &self.prompt {
             stop = Some(chat.first(&String::from_utf8_lossy(prompt))?);
@@ -209,114 +252,30 @@ impl Main<'_> {
         Ok(status_of(stop.filter(|_| *single_turn)))
     }
 
-    fn complete<W: Write>(&self, session: &mut Session, out: &mut Output<W>) -> Result<ExitCode, Error> {
-        let generation = &self.args.generation;
-        let typing = &self.args.typing;
-        let interactive = typing.interactive || typing.interactive_first;
-        let nobody_asked = self.prompt.is_none() && !interactive && self.args.model.model.is_none();
-        let prompt = match &self.prompt {
-            Some(prompt) => prompt.as_slice(),
-            None if nobody_asked && std::io::stdin().is_terminal() => {
-                self.log.info(format_args!("no prompt given (-p): trying \"{TRY_PROMPT}\"; --help tells what else there is"));
-                TRY_PROMPT.as_bytes()
-            }
-            None => &[],
-        };
-        let vocab = session.vocab();
-        let tokens = prompt::tokenize(vocab, prompt)?;
-        let n_predict = self.n_predict();
-        let n_ctx = session.n_ctx();
-        // Room to generate, as llama.cpp wants; a prompt that is only run may fill the context.
-        let max = if n_predict == Some(0) { n_ctx } else { n_ctx.saturating_sub(4) };
-        if tokens.len() > max {
-            return Err(Error::PromptTooLong { n_prompt: tokens.len(), n_ctx, max });
-        }
-        self.tell_prompt(vocab, prompt, &tokens);
-        let (params, sampler_vocab) = &self.sampler;
-        let mut chain = SamplerChain::new(params, sampler_vocab)?;
-        self.tell_generation(session, tokens.len());
-        session.append(&tokens);
-        session.accept_all(&mut chain);
-        let n_rows = tokens.len();
-        let npy = generation.logits_file.as_ref().map(|path| NpyWriter::create(path, [n_rows, sampler_vocab.n_vocab]));
-        let npy = npy.transpose()?;
-        let mut stops = self.stops();
-        let mut stopped_by_prompt = false;
-        out.style(Style::Prompt)?;
-        for &token in &tokens {
-            let piece = vocab.token_to_piece(token, generation.special);
-            if generation.display_prompt {
-                out.piece(&piece)?;
-            }
-            stopped_by_prompt = stops.push(&piece);
-        }
-        out.style(Style::Plain)?;
-        let busy = interrupt::busy();
-        let progress = match npy {
-            Some(npy) => write_logits(session, npy)?,
-            None => session.run()?,
-        };
-        if interactive && progress == Progress::Done {
-            drop(busy);
-            let options = InteractiveOptions {
-                user_first: typing.interactive_first,
-                in_prefix: self.unescape(&typing.in_prefix),
-                in_prefix_bos: typing.in_prefix_bos,
-                in_suffix: self.unescape(&typing.in_suffix),
-                escape: generation.escape,
-                n_predict,
-                stops,
-                stopped_by_prompt,
-                special: generation.special,
-            };
-            let mut editor = LineEditor::new(typing.simple_io, typing.multiline_input);
-            interactive::take_turns(session, &mut chain, out, &mut editor, options, self.log)?;
-            return Ok(ExitCode::SUCCESS);
-        }
-        let mut left = n_predict;
-        let stop = match progress {
-            Progress::Interrupted => Stop::Interrupted,
-            Progress::Done if stopped_by_prompt => Stop::ReversePrompt,
-            Progress::Done => generate(session, &mut chain, &mut stops, &mut left, generation.special, |_, piece| out.piece(piece))?,
-        };
-        drop(busy);
-        out.text(if stop == Stop::EndOfGeneration { " [end of text]\n\n" } else { "\n\n" })?;
-        if stop == Stop::ContextFull {
-            self.log.info(format_args!("the context of {n_ctx} tokens is full (-c makes it larger)"));
-        }
-        Ok(status_of(Some(stop)))
-    }
-
     /// Seed, samplers and limits, in llama.cpp's words.
     fn tell_generation(&self, session: &Session, n_prompt: usize) {
         let (params, vocab) = &self.sampler;
         let log = self.log;
         log.info(format_args!("sampler seed: {}", params.seed));
-        log.info(format_args!("sampler params: \n{}", params_lines(params)));
+        log.info(format_args!(
+            "sampler params: \n{}",
+            sampler::describe(params)
+        ));
         if let Ok(chain) = SamplerChain::new(params, vocab) {
             log.info(format_args!("sampler chain: {}", chain.describe()));
         }
         let keep = usize::try_from(self.args.context.keep).unwrap_or(usize::MAX);
-        let n_keep = if keep >= n_prompt { n_prompt } else { keep + usize::from(session.vocab().add_bos()) };
+        let n_keep = if keep >= n_prompt {
+            n_prompt
+        } else {
+            keep + usize::from(session.vocab().add_bos())
+        };
         log.info(format_args!(
             "generate: n_ctx = {}, n_batch = {}, n_predict = {}, n_keep = {n_keep}\n",
             session.n_ctx(),
             self.args.context.batch_size,
             self.args.generation.predict
         ));
-    }
-
-    fn tell_prompt(&self, vocab: &Vocab, prompt: &[u8], tokens: &[u32]) {
-        if !self.args.generation.verbose_prompt {
-            return;
-        }
-        let log = self.log;
-        log.write(Level::Warning, format_args!("prompt: '{}'", String::from_utf8_lossy(prompt)));
-        log.write(Level::Warning, format_args!("number of tokens in prompt = {}", tokens.len()));
-        for &token in tokens {
-            let piece = vocab.token_to_piece(token, true);
-            log.write(Level::Warning, format_args!("{token:6} -> '{}'", String::from_utf8_lossy(&piece)));
-        }
     }
 }
 
@@ -335,82 +294,31 @@ fn unescape(text: &str, escapes: bool) -> String {
     String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
-fn write_logits(session: &mut Session, mut npy: NpyWriter) -> Result<Progress, Error> {
-    let progress = session.run_with_all_logits(|row| npy.row(row))?;
-    if progress == Progress::Done {
-        npy.finish()?;
-    }
-    Ok(progress)
-}
-
 fn template_kwargs(args: &ChatArgs) -> Result<Map<String, Json>, Error> {
-    let Some(text) = &args.chat_template_kwargs else { return Ok(Map::new()) };
+    let Some(text) = &args.chat_template_kwargs else {
+        return Ok(Map::new());
+    };
     match serde_json::from_str(text) {
         Ok(Json::Object(map)) => Ok(map),
-        Ok(_) => Err(Error::Usage(format!("--chat-template-kwargs: '{text}' is no JSON object"))),
+        Ok(_) => Err(Error::Usage(format!(
+            "--chat-template-kwargs: '{text}' is no JSON object"
+        ))),
         Err(e) => Err(Error::Usage(format!("--chat-template-kwargs: {e}"))),
     }
 }
 
-/// Parameters with a seed that is fixed from here on, and what the chain has to know of the model.
-fn sampler(args: &MainArgs, model: &Model, matches: &ArgMatches, n_ctx: usize, log: &Log) -> Result<(SamplerParams, SamplerVocab), Error> {
-    let vocab = model.vocab().ok_or(Error::NoVocab)?;
-    let mut params = args.sampling.params(|text| unescape(text, args.generation.escape));
-    sampling::recommend(&mut params, model.metadata(), matches).iter().for_each(|line| log.info(line));
-    params.validate()?;
-    let mut sampler_vocab = SamplerVocab {
-        n_vocab: model.hparams().n_vocab,
-        n_ctx,
-        eog_tokens: vocab.eog_ids().to_vec(),
-        dry_breakers: DryBreakers::default(),
-    };
-    if params.dry_multiplier != 0.0 {
-        sampler_vocab.dry_breakers = DryBreakers::from_strings(
-            &params.dry_sequence_breaker,
-            sampler_vocab.n_vocab,
-            |id| vocab.token_to_piece(id, true).into_owned(),
-            |text| vocab.tokenize_bytes(text, false, false).unwrap_or_default(),
-        );
-    }
-    params.seed = SamplerChain::new(&params, &sampler_vocab)?.seed();
-    Ok((params, sampler_vocab))
-}
-
-/// llama.cpp's three lines.
-fn params_lines(p: &SamplerParams) -> String {
-    format!(
-        "\trepeat_last_n = {}, repeat_penalty = {:.3}, frequency_penalty = {:.3}, presence_penalty = {:.3}\n\
-         \tdry_multiplier = {:.3}, dry_base = {:.3}, dry_allowed_length = {}, dry_penalty_last_n = {}\n\
-         \ttop_k = {}, top_p = {:.3}, min_p = {:.3}, xtc_probability = {:.3}, xtc_threshold = {:.3}, typical_p = {:.3}, \
-         top_n_sigma = {:.3}, temp = {:.3}\n\
-         \tmirostat = {}, mirostat_lr = {:.3}, mirostat_ent = {:.3}, adaptive_target = {:.3}, adaptive_decay = {:.3}",
-        p.repeat_last_n,
-        p.repeat_penalty,
-        p.frequency_penalty,
-        p.presence_penalty,
-        p.dry_multiplier,
-        p.dry_base,
-        p.dry_allowed_length,
-        p.dry_penalty_last_n,
-        p.top_k,
-        p.top_p,
-        p.min_p,
-        p.xtc_probability,
-        p.xtc_threshold,
-        p.typical,
-        p.top_nsigma,
-        p.temp,
-        p.mirostat,
-        p.mirostat_lr,
-        p.mirostat_ent,
-        p.adaptive_target,
-        p.adaptive_decay
-    )
-}
-
 fn list_devices() -> Result<ExitCode, Error> {
-    let levels: Vec<_> = SimdLevel::available().iter().map(ToString::to_string).collect();
-    let text = format!("Available devices:\n  CPU: {} (levels: {})\n", SimdLevel::detect(), levels.join(", "));
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
+    let levels: Vec<_> = SimdLevel::available()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let text = format!(
+        "Available devices:\n  CPU: {} (levels: {})\n",
+        SimdLevel::detect(),
+        levels.join(", ")
+    );
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,8 +1,8 @@
 //! `fabric-quantize`: a model in another type.
 
 use super::gguf::printable;
-use crate::Error;
 use crate::args::quantize::{ABSENT, QuantizeArgs, Words, target_name};
+use crate::{Error, interrupt};
 use fabric_engine::quantize::{Fallback, Plan, PlannedTensor, Quantizer, ggml_type_name};
 use gguf::{GgmlType, Gguf};
 use std::ffi::OsString;
@@ -26,7 +26,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         .words()
         .and_then(|words| quantize(&parsed.args, &words));
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(interrupt::INTERRUPTED),
         Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
         Err(e) => {
             tell(format_args!("error: {}\n", printable(&e.to_string())));
@@ -35,12 +36,18 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+enum Outcome {
+    Done,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
 /// Progress, on stderr; that it may be closed is no reason to stop.
 fn tell(message: Arguments) {
     let _ = std::io::stderr().write_fmt(message);
 }
 
-fn quantize(args: &QuantizeArgs, words: &Words) -> Result<(), Error> {
+fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
     let start = Instant::now();
     let Words {
         input,
@@ -49,6 +56,7 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<(), Error> {
         n_threads,
     } = words;
     let model = Gguf::open(input)?;
+    let options = args.options(*target, model.metadata())?;
     let (from, to) = (input.display(), output.display());
     let threads = if *n_threads > 0 {
         format!(" using {n_threads} threads")
@@ -67,7 +75,7 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<(), Error> {
             target_name(*target)
         ));
     }
-    let plan = Plan::new(&model, &args.options(*target, model.metadata())?)?;
+    let plan = Plan::new(&model, &options)?;
     tell_warnings(&plan);
     let quantize_start = Instant::now();
     if args.dry_run {
@@ -82,8 +90,8 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<(), Error> {
                 },
             );
         }
-    } else {
-        write(&model, &plan, output, *n_threads)?;
+    } else if let Outcome::Interrupted = write(&model, &plan, output, *n_threads)? {
+        return Ok(Outcome::Interrupted);
     }
     tell_summary(&plan);
     let ms = |start: Instant| start.elapsed().as_secs_f64() * 1000.0;
@@ -92,10 +100,14 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<(), Error> {
         std::io::stdout(),
         "\nfabric-quantize: quantize time = {quantize_ms:8.2} ms\nfabric-quantize:    total time = {total_ms:8.2} ms"
     )
-    .map_err(Error::Output)
+    .map_err(Error::Output)?;
+    Ok(Outcome::Done)
 }
 
-fn write(model: &Gguf, plan: &Plan, output: &Path, n_threads: usize) -> Result<(), Error> {
+fn write(model: &Gguf, plan: &Plan, output: &Path, n_threads: usize) -> Result<Outcome, Error> {
+    // So that what is written so far is removed.
+    interrupt::listen();
+    let _busy = interrupt::busy();
     let mut out = Quantizer::create(model, plan, output, n_threads)?;
     let mut i = 0;
     while let Some(t) = out.due() {
@@ -108,9 +120,13 @@ fn write(model: &Gguf, plan: &Plan, output: &Path, n_threads: usize) -> Result<(
             return Err(e.into());
         }
         tell_size(t, String::new());
+        if interrupt::requested() {
+            return Ok(Outcome::Interrupted);
+        }
         i += 1;
     }
-    Ok(out.finish()?)
+    out.finish()?;
+    Ok(Outcome::Done)
 }
 
 fn tell_tensor(i: usize, plan: &Plan, t: &PlannedTensor) {

@@ -127,7 +127,16 @@ fn shown(key: &str, value: &Value, full: bool) -> String {
             Some(name) => format!("{id} ({name})"),
             None => id.to_string(),
         },
-        number => number.to_string(),
+        number => scalar(number),
+    }
+}
+
+/// A number; floats in the shortest form that says what they are.
+pub(super) fn scalar(value: &Value) -> String {
+    match value {
+        Value::F32(v) => format!("{v:?}"),
+        Value::F64(v) => format!("{v:?}"),
+        other => other.to_string(),
     }
 }
 
@@ -145,7 +154,7 @@ pub(super) fn elements(
     } else {
         usize::MAX
     };
-    let elements = match array {
+    let elements: Box<dyn Iterator<Item = String>> = match array {
         Array::U8(a) => all(a),
         Array::I8(a) => all(a),
         Array::U16(a) => all(a),
@@ -154,8 +163,8 @@ pub(super) fn elements(
         Array::I32(a) => all(a),
         Array::U64(a) => all(a),
         Array::I64(a) => all(a),
-        Array::F32(a) => all(a),
-        Array::F64(a) => all(a),
+        Array::F32(a) => Box::new(a.iter().map(|v| format!("{v:?}"))),
+        Array::F64(a) => Box::new(a.iter().map(|v| format!("{v:?}"))),
         Array::Bool(a) => all(a),
         Array::String(a) => Box::new(a.iter().map(move |s| quoted(s, chars))),
     };
