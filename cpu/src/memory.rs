@@ -13,8 +13,10 @@ pub(crate) const ALIGN: usize = 64;
 
 /// Zeroed, aligned bytes that several threads write through raw pointers.
 pub(crate) struct Memory {
-    ptr: NonNull<u8>,
+    block: NonNull<u8>,
     layout: Layout,
+    /// From the block's start to the first aligned byte.
+    offset: usize,
 }
 
 // SAFETY: the bytes are plain data; who may touch them when is settled by those who hold the pointer.
@@ -26,25 +28,29 @@ impl Memory {
     /// Allocates `len` bytes, lazily zeroed by the system where it can.
     pub(crate) fn new(len: usize) -> Result<Memory, OpError> {
         let fail = || OpError::Backend { backend: "cpu", what: format!("cannot allocate {len} bytes") };
-        let layout = Layout::from_size_align(len.max(1), ALIGN).map_err(|_| fail())?;
+        // Asked for at the alignment that every allocation has, and aligned here: at a larger one the standard library
+        // would write the zeros itself, and so touch every page of a KV cache before it is used.
+        let layout = Layout::from_size_align(len.checked_add(ALIGN).ok_or_else(fail)?, 8).map_err(|_| fail())?;
         // SAFETY: the layout has a non-zero size.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(fail)?;
-        Ok(Memory { ptr, layout })
+        let block = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(fail)?;
+        let offset = block.as_ptr().addr().next_multiple_of(ALIGN) - block.as_ptr().addr();
+        Ok(Memory { block, layout, offset })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.layout.size()
+        self.layout.size() - ALIGN
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        self.ptr.as_ptr()
+        // SAFETY: the block has ALIGN bytes more than were asked for, and offset < ALIGN.
+        unsafe { self.block.as_ptr().add(self.offset) }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // SAFETY: allocated in `new` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr(), self.layout) }
+        unsafe { dealloc(self.block.as_ptr(), self.layout) }
     }
 }
 

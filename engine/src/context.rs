@@ -1,6 +1,6 @@
 //! Runs a model: batches of tokens in, logits out, with the past in a KV cache.
 
-use crate::arch::{Builder, Inputs, Shape};
+use crate::arch::{Builder, HParams, Inputs, Shape};
 use crate::batch::{Batch, BatchError, BatchToken};
 use crate::kv_cache::KvCache;
 use crate::{Error, Model};
@@ -12,8 +12,12 @@ use std::sync::Arc;
 
 /// Floats of logits that one run may hold: 32 MiB.
 const MAX_LOGITS: usize = 8 << 20;
-/// Graphs kept ready, by shape. Generation needs one; the others save work for repeated batch sizes.
-const MAX_PROGRAMS: usize = 3;
+/// Bytes of intermediate results that one run may hold.
+const MAX_INTERMEDIATE: usize = 32 << 20;
+/// Graphs kept ready, by shape. Generation needs one; the others save work where batch sizes recur.
+const MAX_PROGRAMS: usize = 4;
+/// Graphs of more tokens are not kept beside others: their memory is large, and building one takes a few milliseconds.
+const MAX_KEPT_TOKENS: usize = 32;
 
 /// How to make a context.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +26,8 @@ pub struct ContextOptions {
     pub n_ctx: usize,
     /// Sequences.
     pub n_seq_max: usize,
-    /// Tokens that are run at once; longer batches are cut. Does not change results.
+    /// Tokens that are run at once, at most; longer batches are cut, and wide models in smaller pieces, so that intermediate
+    /// results stay within 32 MiB. Does not change results.
     pub n_ubatch: usize,
 }
 
@@ -70,7 +75,7 @@ impl Context {
         let cache = KvCache::new(model.device().as_ref(), hp, n_ctx, options.n_seq_max.max(1))?;
         Ok(Context {
             cache,
-            n_ubatch: options.n_ubatch.max(1),
+            n_ubatch: options.n_ubatch.clamp(1, max_ubatch(hp)),
             programs: VecDeque::new(),
             logits: Vec::new(),
             host: HostInputs::default(),
@@ -167,8 +172,7 @@ impl Context {
             }
             return Ok(());
         }
-        // The memory of a large batch's graph is not kept beside that of another large batch.
-        self.programs.retain(|r| r.shape.n_tokens <= 32 || shape.n_tokens <= 32);
+        self.programs.retain(|r| r.shape.n_tokens <= MAX_KEPT_TOKENS);
         self.programs.truncate(MAX_PROGRAMS - 1);
         let cache = |il: usize| self.cache.layer(il).clone();
         let model = &self.model;
@@ -177,6 +181,12 @@ impl Context {
         self.programs.push_front(Ready { shape, inputs: built.inputs, logits: built.logits, program });
         Ok(())
     }
+}
+
+/// The most tokens whose intermediate results fit: at the widest point of a layer, three tensors of n_ff and some of n_embd.
+fn max_ubatch(hp: &HParams) -> usize {
+    let per_token = 4 * (3 * hp.n_ff + 4 * hp.n_embd.max(hp.n_embd_head_k * hp.n_head));
+    (MAX_INTERMEDIATE / per_token / 32 * 32).max(32)
 }
 
 impl HostInputs {

@@ -66,9 +66,7 @@ enum Command<'t> {
 
 fn command(text: &str) -> Command<'_> {
     let trimmed = text.trim();
-    let (word, rest) = trimmed
-        .split_once(char::is_whitespace)
-        .unwrap_or((trimmed, ""));
+    let (word, rest) = trimmed.split_once(char::is_whitespace).unwrap_or((trimmed, ""));
     match (word, rest.trim()) {
         ("/exit" | "/quit", "") => Command::Exit,
         ("/regen", "") => Command::Regen,
@@ -76,11 +74,7 @@ fn command(text: &str) -> Command<'_> {
         ("/help" | "/?", "") => Command::Help,
         ("/read", path) => Command::Read(path),
         // A message may begin with a path or a comment: only single words are taken for mistyped commands.
-        (word, "")
-            if word.len() > 1
-                && word.starts_with('/')
-                && word[1..].chars().all(char::is_alphabetic) =>
-        {
+        (word, "") if word.len() > 1 && word.starts_with('/') && word[1..].chars().all(char::is_alphabetic) => {
             Command::Unknown(word)
         }
         _ => Command::Say(text),
@@ -89,33 +83,15 @@ fn command(text: &str) -> Command<'_> {
 
 impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
     /// Begins a conversation.
-    pub fn new(
-        session: &'a mut Session<'m>,
-        out: &'a mut Output<W>,
-        log: &'a Log,
-        options: ChatOptions,
-    ) -> Self {
-        let mut chat = Chat {
-            session,
-            out,
-            log,
-            options,
-            messages: Vec::new(),
-            attached: String::new(),
-            n_regen: 0,
-        };
+    pub fn new(session: &'a mut Session<'m>, out: &'a mut Output<W>, log: &'a Log, options: ChatOptions) -> Self {
+        let mut chat = Chat { session, out, log, options, messages: Vec::new(), attached: String::new(), n_regen: 0 };
         chat.clear();
         chat
     }
 
     fn clear(&mut self) {
         self.messages.clear();
-        self.messages.extend(
-            self.options
-                .system
-                .iter()
-                .map(|s| ChatMessage::new("system", s.as_str())),
-        );
+        self.messages.extend(self.options.system.iter().map(|s| ChatMessage::new("system", s.as_str())));
         self.attached.clear();
         self.n_regen = 0;
     }
@@ -137,16 +113,11 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
     /// Where the output cannot be written, or the model cannot be run. A message that does not fit is told and left out.
     pub fn talk(&mut self, editor: &mut LineEditor) -> Result<(), Error> {
         if editor.echoes() {
-            self.log
-                .info("Type a message, or /help. Ctrl-C stops an answer, and leaves here.");
+            self.log.info("Type a message, or /help. Ctrl-C stops an answer, and leaves here.");
         }
         loop {
             let Input::Text(text) = editor.read("> ")? else {
-                return if editor.echoes() {
-                    self.out.text("\n")
-                } else {
-                    Ok(())
-                };
+                return if editor.echoes() { self.out.text("\n") } else { Ok(()) };
             };
             let answered = match command(&text) {
                 Command::Say(text) if text.trim().is_empty() && self.attached.is_empty() => Ok(()),
@@ -159,9 +130,9 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
                 Command::Read(path) => self.read(path),
                 Command::Exit => return Ok(()),
                 Command::Help => self.note(HELP),
-                Command::Unknown(word) => self.note(&format!(
-                    "There is no command {word}; /help lists those that there are.\n"
-                )),
+                Command::Unknown(word) => {
+                    self.note(&format!("There is no command {word}; /help lists those that there are.\n"))
+                }
             };
             match answered {
                 Err(
@@ -203,9 +174,7 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         if !self.attached.ends_with('\n') {
             self.attached.push('\n');
         }
-        self.note(&format!(
-            "{n} characters of {path} will go before the next message.\n"
-        ))
+        self.note(&format!("{n} characters of {path} will go before the next message.\n"))
     }
 
     fn regen(&mut self) -> Result<(), Error> {
@@ -221,8 +190,7 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
     }
 
     fn say(&mut self, text: &str) -> Result<Stop, Error> {
-        self.messages
-            .push(ChatMessage::new("user", format!("{}{text}", self.attached)));
+        self.messages.push(ChatMessage::new("user", format!("{}{text}", self.attached)));
         self.n_regen = 0;
         let answered = self.answer();
         match answered {
@@ -235,20 +203,10 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
     /// The conversation so far as tokens.
     fn tokens(&self) -> Result<Vec<u32>, Error> {
         let vocab = self.session.vocab();
-        let text = self
-            .options
-            .template
-            .apply(&self.messages, true, &self.options.kwargs)?;
+        let text = self.options.template.apply(&self.messages, true, &self.options.kwargs)?;
         // Templates write BOS where the tokenizer adds it too.
-        let bos = vocab
-            .bos()
-            .filter(|_| vocab.add_bos())
-            .map(|id| vocab.token_to_piece(id, true))
-            .unwrap_or_default();
-        let text = text
-            .as_bytes()
-            .strip_prefix(&*bos)
-            .unwrap_or(text.as_bytes());
+        let bos = vocab.bos().filter(|_| vocab.add_bos()).map(|id| vocab.token_to_piece(id, true)).unwrap_or_default();
+        let text = text.as_bytes().strip_prefix(&*bos).unwrap_or(text.as_bytes());
         prompt::tokenize(vocab, text)
     }
 
@@ -262,68 +220,41 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         // As many positions stay free as llama.cpp wants.
         let max = n_ctx.saturating_sub(4);
         if n_prompt > max {
-            return Err(Error::PromptTooLong {
-                n_prompt,
-                n_ctx,
-                max,
-            });
+            return Err(Error::PromptTooLong { n_prompt, n_ctx, max });
         }
         self.session.replace(&tokens);
         let (params, vocab) = &self.options.sampler;
         let seed = params.seed.wrapping_add(self.n_regen);
-        let mut chain = SamplerChain::new(
-            &SamplerParams {
-                seed,
-                ..params.clone()
-            },
-            vocab,
-        )?;
+        let mut chain = SamplerChain::new(&SamplerParams { seed, ..params.clone() }, vocab)?;
         self.session.accept_all(&mut chain);
         let before = self.session.perf.clone();
         self.options.stops.clear();
         let mut left = self.options.n_predict;
-        let (out, stops, special) = (
-            &mut *self.out,
-            &mut self.options.stops,
-            self.options.special,
-        );
+        let (out, stops, special) = (&mut *self.out, &mut self.options.stops, self.options.special);
         let is_eog = {
             let vocab = self.session.vocab();
             move |token| vocab.is_eog(token)
         };
         let mut bytes = Vec::new();
         let busy = interrupt::busy();
-        let stop = generate(
-            self.session,
-            &mut chain,
-            stops,
-            &mut left,
-            special,
-            |token, piece| {
-                if !is_eog(token) {
-                    bytes.extend_from_slice(piece);
-                }
-                out.piece(piece)
-            },
-        )?;
+        let stop = generate(self.session, &mut chain, stops, &mut left, special, |token, piece| {
+            if !is_eog(token) {
+                bytes.extend_from_slice(piece);
+            }
+            out.piece(piece)
+        })?;
         drop(busy);
         self.out.text("\n\n")?;
-        self.messages.push(ChatMessage::new(
-            "assistant",
-            String::from_utf8_lossy(&bytes),
-        ));
+        self.messages.push(ChatMessage::new("assistant", String::from_utf8_lossy(&bytes)));
         match stop {
-            Stop::ContextFull => self.log.warning(format_args!(
-                "the context of {n_ctx} tokens is full: /clear begins anew, -c makes it larger"
-            )),
+            Stop::ContextFull => self
+                .log
+                .warning(format_args!("the context of {n_ctx} tokens is full: /clear begins anew, -c makes it larger")),
             Stop::Interrupted => self.log.info("(stopped)"),
             _ => {}
         }
         if self.options.show_timings {
-            self.log.info(format_args!(
-                "{}\n",
-                self.session.perf.minus(&before).rates()
-            ));
+            self.log.info(format_args!("{}\n", self.session.perf.minus(&before).rates()));
         }
         Ok(stop)
     }
@@ -341,18 +272,8 @@ mod tests {
         assert!(matches!(command("/read a b.txt"), Command::Read("a b.txt")));
         assert!(matches!(command("/read"), Command::Read("")));
         assert!(matches!(command("/hlep"), Command::Unknown("/hlep")));
-        for message in [
-            "hello",
-            "",
-            "/usr/bin is what?",
-            "/ is a slash",
-            "/exit now, please",
-            "/* c */",
-        ] {
-            assert!(
-                matches!(command(message), Command::Say(m) if m == message),
-                "{message}"
-            );
+        for message in ["hello", "", "/usr/bin is what?", "/ is a slash", "/exit now, please", "/* c */"] {
+            assert!(matches!(command(message), Command::Say(m) if m == message), "{message}");
         }
     }
 }

@@ -83,9 +83,7 @@ pub enum Error {
     #[error("the model has no tokenizer (tokenizer.ggml.model), so it cannot read or write text")]
     NoVocab,
     /// Nothing to start from.
-    #[error(
-        "the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p"
-    )]
+    #[error("the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p")]
     EmptyPrompt,
     /// The prompt leaves no room to generate.
     #[error(
@@ -108,9 +106,9 @@ impl Error {
         match self {
             // Values in the model's file are checked before they take the place of the flags'.
             Error::Usage(_)
-            | Error::Sampler(
-                SamplerError::InvalidParam { .. } | SamplerError::TokenOutOfRange { .. },
-            ) => crate::args::USAGE,
+            | Error::Sampler(SamplerError::InvalidParam { .. } | SamplerError::TokenOutOfRange { .. }) => {
+                crate::args::USAGE
+            }
             _ => 1,
         }
     }

@@ -44,16 +44,7 @@ mod tests {
 
     #[test]
     fn other_backslashes_stay() {
-        for same in [
-            &br"\"[..],
-            br"\q",
-            br"\x",
-            br"\x4",
-            br"\xg1",
-            br"\x4g",
-            b"",
-            b"\xff\\",
-        ] {
+        for same in [&br"\"[..], br"\q", br"\x", br"\x4", br"\xg1", br"\x4g", b"", b"\xff\\"] {
             assert_eq!(process(same), same);
         }
     }

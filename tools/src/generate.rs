@@ -29,10 +29,7 @@ pub struct StopTexts {
 impl StopTexts {
     /// Looks for these; empty ones are left out.
     pub fn new(texts: impl IntoIterator<Item = Vec<u8>>) -> StopTexts {
-        StopTexts {
-            texts: texts.into_iter().filter(|t| !t.is_empty()).collect(),
-            tail: Vec::new(),
-        }
+        StopTexts { texts: texts.into_iter().filter(|t| !t.is_empty()).collect(), tail: Vec::new() }
     }
 
     /// The first stop text.
@@ -108,14 +105,9 @@ mod tests {
     #[test]
     fn stop_texts_are_found_across_pieces() {
         let mut stops = StopTexts::new([b"User:".to_vec(), b"\n\n".to_vec(), Vec::new()]);
-        let found: Vec<_> = ["a", " Us", "er", ":", " b", "\n", "", "\nc", "Us"]
-            .iter()
-            .map(|p| stops.push(p.as_bytes()))
-            .collect();
-        assert_eq!(
-            found,
-            [false, false, false, true, false, false, false, true, false]
-        );
+        let found: Vec<_> =
+            ["a", " Us", "er", ":", " b", "\n", "", "\nc", "Us"].iter().map(|p| stops.push(p.as_bytes())).collect();
+        assert_eq!(found, [false, false, false, true, false, false, false, true, false]);
         stops.clear();
         assert!(!stops.push(b"er:"));
         assert!(stops.push(b"xUser:yyyyyyyyyyyyyyyyyyy"));

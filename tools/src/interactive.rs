@@ -55,7 +55,6 @@ pub fn take_turns<W: Write>(
         special,
     } = options;
     let vocab = session.vocab();
-    log.info("Ctrl-C hands over to you; an empty line lets the model go on; Ctrl-D leaves.");
     let mut users_turn = user_first || stopped_by_prompt;
     loop {
         if users_turn {
@@ -64,11 +63,7 @@ pub fn take_turns<W: Write>(
             let Input::Text(line) = editor.read("")? else {
                 return out.text("\n");
             };
-            let line = if escape {
-                crate::escape::process(line.as_bytes())
-            } else {
-                line.into_bytes()
-            };
+            let line = if escape { crate::escape::process(line.as_bytes()) } else { line.into_bytes() };
             if !line.is_empty() {
                 let start = session.tokens().len();
                 let mut new: Vec<u32> = vocab.bos().filter(|_| in_prefix_bos).into_iter().collect();
@@ -76,11 +71,7 @@ pub fn take_turns<W: Write>(
                 new.extend(vocab.tokenize_bytes(&[&line[..], b"\n"].concat(), false, false)?);
                 new.extend(vocab.tokenize(&in_suffix, false, true)?);
                 if start + new.len() >= session.n_ctx() {
-                    log.warning(format_args!(
-                        "this does not fit: {} of {} positions are used",
-                        start,
-                        session.n_ctx()
-                    ));
+                    log.warning(format_args!("this does not fit: {} of {} positions are used", start, session.n_ctx()));
                     continue;
                 }
                 session.append(&new);
@@ -92,21 +83,11 @@ pub fn take_turns<W: Write>(
         }
         let mut left = n_predict;
         let busy = interrupt::busy();
-        let stop = generate(
-            session,
-            chain,
-            &mut stops,
-            &mut left,
-            special,
-            |_, piece| out.piece(piece),
-        )?;
+        let stop = generate(session, chain, &mut stops, &mut left, special, |_, piece| out.piece(piece))?;
         drop(busy);
         match stop {
             Stop::ContextFull => {
-                log.warning(format_args!(
-                    "the context of {} tokens is full",
-                    session.n_ctx()
-                ));
+                log.warning(format_args!("the context of {} tokens is full", session.n_ctx()));
                 return out.text("\n");
             }
             // The model ended its turn without the stop text: it is put there, as the text's form wants it.

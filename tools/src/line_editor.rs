@@ -29,11 +29,7 @@ impl LineEditor {
     pub fn new(simple: bool, multiline: bool) -> LineEditor {
         let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
         // Without an editor for this kind of terminal, plain lines do.
-        let editor = if terminal && !simple {
-            DefaultEditor::new().ok()
-        } else {
-            None
-        };
+        let editor = if terminal && !simple { DefaultEditor::new().ok() } else { None };
         LineEditor { editor, multiline }
     }
 
@@ -51,18 +47,10 @@ impl LineEditor {
         let mut prompt = prompt;
         loop {
             let Some(line) = self.line(prompt)? else {
-                return Ok(if text.is_empty() {
-                    Input::End
-                } else {
-                    Input::Text(text)
-                });
+                return Ok(if text.is_empty() { Input::End } else { Input::Text(text) });
             };
             prompt = "";
-            let more = match (
-                self.multiline,
-                line.strip_suffix('\\'),
-                line.strip_suffix('/'),
-            ) {
+            let more = match (self.multiline, line.strip_suffix('\\'), line.strip_suffix('/')) {
                 (false, Some(line), _) => {
                     text.push_str(line);
                     text.push('\n');
@@ -113,14 +101,10 @@ impl LineEditor {
         }
         if io::stdin().is_terminal() {
             let mut out = io::stdout();
-            out.write_all(prompt.as_bytes())
-                .and_then(|()| out.flush())
-                .map_err(Error::Output)?;
+            out.write_all(prompt.as_bytes()).and_then(|()| out.flush()).map_err(Error::Output)?;
         }
         let mut bytes = Vec::new();
-        let n = io::Read::take(io::stdin().lock(), MAX_INPUT)
-            .read_until(b'\n', &mut bytes)
-            .map_err(Error::Input)?;
+        let n = io::Read::take(io::stdin().lock(), MAX_INPUT).read_until(b'\n', &mut bytes).map_err(Error::Input)?;
         if n == 0 {
             return Ok(None);
         }

@@ -17,8 +17,7 @@ pub static BUILT_IN: &[u8] = include_bytes!("../../models/tiny-bitnet-TQ2_0.gguf
 /// What is wrong with the file, or with the device that is asked for.
 pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Model>, Error> {
     if args.rope_scaling == Some(RopeScaling::Yarn) {
-        let message =
-            "--rope-scaling yarn is not supported: positions are scaled linearly or not at all";
+        let message = "--rope-scaling yarn is not supported: positions are scaled linearly or not at all";
         return Err(Error::Unsupported(message));
     }
     let device = device::cpu(device.options()).map_err(fabric_engine::Error::from)?;
@@ -40,16 +39,10 @@ pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Mode
     for (key, value) in &overrides {
         log.info(format_args!("override: {key} = {value}"));
     }
-    let model =
-        Model::load(gguf, device, ModelOptions { overrides }).map_err(|source| {
-            match &args.model {
-                Some(path) => Error::Model {
-                    path: path.clone(),
-                    source,
-                },
-                None => source.into(),
-            }
-        })?;
+    let model = Model::load(gguf, device, ModelOptions { overrides }).map_err(|source| match &args.model {
+        Some(path) => Error::Model { path: path.clone(), source },
+        None => source.into(),
+    })?;
     let hp = model.hparams();
     log.info(format_args!(
         "model: {}, {} layers, n_embd = {}, n_vocab = {}, trained for {} tokens",
@@ -59,11 +52,7 @@ pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Mode
         hp.n_vocab,
         hp.n_ctx_train
     ));
-    log.info(format_args!(
-        "device: {} ({})",
-        model.device().name(),
-        model.device().describe()
-    ));
+    log.info(format_args!("device: {} ({})", model.device().name(), model.device().describe()));
     if let Some(vocab) = model.vocab() {
         vocab.warnings().iter().for_each(|w| log.warning(w));
     }
@@ -75,15 +64,9 @@ fn describe_file(gguf: &Gguf, log: &Log) {
         return;
     }
     let (keys, tensors) = (gguf.metadata().len(), gguf.tensors().len());
-    log.trace(format_args!(
-        "file: GGUF version {}, {keys} keys, {tensors} tensors",
-        gguf.version()
-    ));
+    log.trace(format_args!("file: GGUF version {}, {keys} keys, {tensors} tensors", gguf.version()));
     for (key, value) in gguf.metadata().iter() {
-        let text: String = format!("{key} {} = {value}", value.type_name())
-            .escape_debug()
-            .take(200)
-            .collect();
+        let text: String = format!("{key} {} = {value}", value.type_name()).escape_debug().take(200).collect();
         log.trace(format_args!("- {text}"));
     }
 }

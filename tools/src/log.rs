@@ -33,14 +33,7 @@ impl Log {
     /// # Errors
     /// If the log file cannot be created.
     pub fn new(args: &LoggingArgs) -> Result<Log, Error> {
-        let LoggingArgs {
-            verbosity,
-            verbose,
-            log_disable,
-            log_file,
-            log_colors,
-            perf: _,
-        } = args;
+        let LoggingArgs { verbosity, verbose, log_disable, log_file, log_colors, perf: _ } = args;
         let threshold = match (log_disable, verbose) {
             (true, _) => Level::Error as i32,
             (_, true) => i32::MAX,
@@ -48,18 +41,10 @@ impl Log {
         };
         let create = |path: &std::path::PathBuf| match File::create(path) {
             Ok(file) => Ok(RefCell::new(file)),
-            Err(source) => Err(Error::File {
-                action: "write",
-                path: path.clone(),
-                source,
-            }),
+            Err(source) => Err(Error::File { action: "write", path: path.clone(), source }),
         };
         let file = log_file.as_ref().map(create).transpose()?;
-        Ok(Log {
-            threshold,
-            colors: log_colors.applies(std::io::stderr().is_terminal()),
-            file,
-        })
+        Ok(Log { threshold, colors: log_colors.applies(std::io::stderr().is_terminal()), file })
     }
 
     /// Whether messages of this level are told.

@@ -20,20 +20,10 @@ impl NpyWriter {
     /// # Errors
     /// [`Error::File`] if no file can be created there.
     pub fn create(path: &Path, shape: [usize; 2]) -> Result<NpyWriter, Error> {
-        let fail = |source| Error::File {
-            action: "write",
-            path: path.into(),
-            source,
-        };
+        let fail = |source| Error::File { action: "write", path: path.into(), source };
         let mut file = AtomicFile::create(path).map_err(fail)?;
         file.write_all(&header(shape)).map_err(fail)?;
-        Ok(NpyWriter {
-            file,
-            path: path.into(),
-            shape,
-            rows: 0,
-            row: Vec::new(),
-        })
+        Ok(NpyWriter { file, path: path.into(), shape, rows: 0, row: Vec::new() })
     }
 
     /// Appends a row.
@@ -61,31 +51,19 @@ impl NpyWriter {
     /// [`Error::File`] if it cannot be written, or rows are missing.
     pub fn finish(self) -> Result<(), Error> {
         if self.rows != self.shape[0] {
-            return Err(self.fail(io::Error::other(format!(
-                "{} rows of {}",
-                self.rows, self.shape[0]
-            ))));
+            return Err(self.fail(io::Error::other(format!("{} rows of {}", self.rows, self.shape[0]))));
         }
         let path = self.path;
-        self.file.commit().map_err(|source| Error::File {
-            action: "write",
-            path,
-            source,
-        })
+        self.file.commit().map_err(|source| Error::File { action: "write", path, source })
     }
 
     fn fail(&self, source: io::Error) -> Error {
-        Error::File {
-            action: "write",
-            path: self.path.clone(),
-            source,
-        }
+        Error::File { action: "write", path: self.path.clone(), source }
     }
 }
 
 fn header([rows, columns]: [usize; 2]) -> Vec<u8> {
-    let mut dict =
-        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
+    let mut dict = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {columns}), }}");
     // The data begins at a multiple of 64 bytes, after magic, version, length and a line feed.
     const BEFORE: usize = 10;
     while !(BEFORE + dict.len() + 1).is_multiple_of(64) {
@@ -108,10 +86,7 @@ mod tests {
         for shape in [[0, 0], [3, 4096], [usize::MAX, usize::MAX]] {
             let header = header(shape);
             assert!(header.len().is_multiple_of(64));
-            assert_eq!(
-                usize::from(u16::from_le_bytes([header[8], header[9]])),
-                header.len() - 10
-            );
+            assert_eq!(usize::from(u16::from_le_bytes([header[8], header[9]])), header.len() - 10);
             assert_eq!(header.last(), Some(&b'\n'));
             let text = format!("'shape': ({}, {})", shape[0], shape[1]);
             assert!(String::from_utf8_lossy(&header).contains(&text));
@@ -128,10 +103,7 @@ mod tests {
         assert!(!path.exists(), "not before it is complete");
         npy.finish().unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(
-            bytes[bytes.len() - 8..],
-            [0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0]
-        );
+        assert_eq!(bytes[bytes.len() - 8..], [0, 0, 0x80, 0x3f, 0, 0, 0x20, 0xc0]);
         let short = NpyWriter::create(&path, [2, 2]).unwrap();
         assert!(short.finish().is_err());
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "the old file stays");

@@ -26,12 +26,7 @@ pub struct Output<W: Write> {
 impl<W: Write> Output<W> {
     /// Text for `sink`.
     pub fn new(sink: W, colors: bool) -> Output<W> {
-        Output {
-            sink,
-            colors,
-            style: Style::Plain,
-            utf8: Utf8Stream::new(),
-        }
+        Output { sink, colors, style: Style::Plain, utf8: Utf8Stream::new() }
     }
 
     /// Changes what the text from here on is.
@@ -74,10 +69,7 @@ impl<W: Write> Output<W> {
         if text.is_empty() {
             return Ok(());
         }
-        self.sink
-            .write_all(text.as_bytes())
-            .and_then(|()| self.sink.flush())
-            .map_err(Error::Output)
+        self.sink.write_all(text.as_bytes()).and_then(|()| self.sink.flush()).map_err(Error::Output)
     }
 }
 
@@ -101,11 +93,7 @@ mod tests {
     fn colors_change_only_where_the_style_does() {
         let mut written = Vec::new();
         let mut out = Output::new(&mut written, true);
-        for (style, text) in [
-            (Style::Prompt, "p"),
-            (Style::Prompt, "q"),
-            (Style::Plain, "x"),
-        ] {
+        for (style, text) in [(Style::Prompt, "p"), (Style::Prompt, "q"), (Style::Plain, "x")] {
             out.style(style).unwrap();
             out.text(text).unwrap();
         }

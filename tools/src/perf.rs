@@ -75,11 +75,7 @@ fn ms(t: Duration) -> f64 {
 }
 
 fn per_second(n: usize, t: Duration) -> f64 {
-    if t.is_zero() {
-        0.0
-    } else {
-        n as f64 / t.as_secs_f64()
-    }
+    if t.is_zero() { 0.0 } else { n as f64 / t.as_secs_f64() }
 }
 
 impl fmt::Display for Perf {
@@ -89,45 +85,18 @@ impl fmt::Display for Perf {
         let (n_prompt, n_eval) = (self.n_prompt_eval, self.n_eval);
         let each = |n: usize, t: Duration| {
             let per_token = if n == 0 { 0.0 } else { ms(t) / n as f64 };
-            format!(
-                "({per_token:8.2} ms per token, {:8.2} tokens per second)",
-                per_second(n, t)
-            )
+            format!("({per_token:8.2} ms per token, {:8.2} tokens per second)", per_second(n, t))
         };
         let counted = self.sampling + prompt + eval;
         let unaccounted = total.saturating_sub(counted);
-        let percent = if total.is_zero() {
-            0.0
-        } else {
-            100.0 * ms(unaccounted) / ms(total)
-        };
+        let percent = if total.is_zero() { 0.0 } else { 100.0 * ms(unaccounted) / ms(total) };
         let p = "common_perf_print:";
         writeln!(f, "{p}    sampling time = {:10.2} ms", ms(self.sampling))?;
-        writeln!(
-            f,
-            "{p}    samplers time = {:10.2} ms / {:5} tokens",
-            ms(self.sampling),
-            self.n_sampled
-        )?;
+        writeln!(f, "{p}    samplers time = {:10.2} ms / {:5} tokens", ms(self.sampling), self.n_sampled)?;
         writeln!(f, "{p}        load time = {:10.2} ms", ms(self.load))?;
-        writeln!(
-            f,
-            "{p} prompt eval time = {:10.2} ms / {n_prompt:5} tokens {}",
-            ms(prompt),
-            each(n_prompt, prompt)
-        )?;
-        writeln!(
-            f,
-            "{p}        eval time = {:10.2} ms / {n_eval:5} runs   {}",
-            ms(eval),
-            each(n_eval, eval)
-        )?;
-        writeln!(
-            f,
-            "{p}       total time = {:10.2} ms / {:5} tokens",
-            ms(total),
-            n_prompt + n_eval
-        )?;
+        writeln!(f, "{p} prompt eval time = {:10.2} ms / {n_prompt:5} tokens {}", ms(prompt), each(n_prompt, prompt))?;
+        writeln!(f, "{p}        eval time = {:10.2} ms / {n_eval:5} runs   {}", ms(eval), each(n_eval, eval))?;
+        writeln!(f, "{p}       total time = {:10.2} ms / {:5} tokens", ms(total), n_prompt + n_eval)?;
         write!(
             f,
             "{p} unaccounted time = {:10.2} ms / {percent:5.1} %      (total - sampling - prompt eval - eval) / (total)",
@@ -150,10 +119,7 @@ mod tests {
         perf.n_eval = 5;
         let text = perf.to_string();
         let lines: Vec<_> = text.lines().collect();
-        assert_eq!(
-            lines[2],
-            "common_perf_print:        load time =     128.96 ms"
-        );
+        assert_eq!(lines[2], "common_perf_print:        load time =     128.96 ms");
         let prompt = "common_perf_print: prompt eval time =      23.53 ms /     3 tokens (    7.84 ms per token,   127.50 tokens per second)";
         assert_eq!(lines[3], prompt);
         let eval = "common_perf_print:        eval time =     280.36 ms /     5 runs   (   56.07 ms per token,    17.83 tokens per second)";

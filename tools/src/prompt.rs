@@ -15,21 +15,12 @@ const MAX_BYTES: u64 = 256 << 20;
 /// # Errors
 /// If it cannot be read or is too large.
 pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
-    let fail = |source| Error::File {
-        action: "read",
-        path: path.into(),
-        source,
-    };
+    let fail = |source| Error::File { action: "read", path: path.into(), source };
     let file = File::open(path).map_err(fail)?;
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(fail)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Error::FileTooLarge {
-            path: path.into(),
-            max: MAX_BYTES,
-        });
+        return Err(Error::FileTooLarge { path: path.into(), max: MAX_BYTES });
     }
     Ok(bytes)
 }
@@ -39,10 +30,8 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// Those of [`read_file`], and if it is not UTF-8.
 pub fn read_text(path: &Path) -> Result<String, Error> {
-    String::from_utf8(read_file(path)?).map_err(|e| Error::NotText {
-        path: path.into(),
-        at: e.utf8_error().valid_up_to(),
-    })
+    String::from_utf8(read_file(path)?)
+        .map_err(|e| Error::NotText { path: path.into(), at: e.utf8_error().valid_up_to() })
 }
 
 /// The prompt that the flags ask for, if they do.
@@ -61,11 +50,7 @@ pub fn given(args: &GenerationArgs) -> Result<Option<Vec<u8>>, Error> {
     } else {
         return Ok(None);
     };
-    Ok(Some(if args.escape {
-        escape::process(&bytes)
-    } else {
-        bytes
-    }))
+    Ok(Some(if args.escape { escape::process(&bytes) } else { bytes }))
 }
 
 /// Tokens to begin with: BOS if the model wants it, then the text, in which control tokens may be written out.
@@ -78,9 +63,5 @@ pub fn tokenize(vocab: &Vocab, text: &[u8]) -> Result<Vec<u32>, Error> {
     if vocab.add_eos() {
         tokens.pop_if(|last| Some(*last) == vocab.eos());
     }
-    if tokens.is_empty() {
-        Err(Error::EmptyPrompt)
-    } else {
-        Ok(tokens)
-    }
+    if tokens.is_empty() { Err(Error::EmptyPrompt) } else { Ok(tokens) }
 }

@@ -43,13 +43,8 @@ impl<'m> Session<'m> {
         perf: Perf,
     ) -> Result<Session<'m>, Error> {
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
-        let n_ctx = if options.n_ctx == 0 {
-            model.hparams().n_ctx_train
-        } else {
-            options.n_ctx
-        };
-        let ctx = Context::new(model.clone(), options)
-            .map_err(|source| Error::Context { n_ctx, source })?;
+        let n_ctx = if options.n_ctx == 0 { model.hparams().n_ctx_train } else { options.n_ctx };
+        let ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
         Ok(Session {
             ctx,
             vocab,
@@ -96,12 +91,7 @@ impl<'m> Session<'m> {
     /// Makes `tokens` the text. What it has in common with the old one at its beginning is not run again, except for the
     /// last token, whose logits are wanted.
     pub fn replace(&mut self, tokens: &[u32]) {
-        let common = self
-            .tokens
-            .iter()
-            .zip(tokens)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let keep = common.min(tokens.len().saturating_sub(1));
         self.ctx.cache_mut().truncate(0, keep);
         self.tokens.clear();
@@ -124,10 +114,7 @@ impl<'m> Session<'m> {
             }
             let end = (at + self.n_batch).min(n_all);
             let mut batch = Batch::of(&self.tokens[at..end], 0, at);
-            batch
-                .tokens
-                .iter_mut()
-                .for_each(|t| t.logits &= end == n_all);
+            batch.tokens.iter_mut().for_each(|t| t.logits &= end == n_all);
             let logits = &mut self.logits;
             self.ctx.decode(&batch, |_, row| row.clone_into(logits))?;
             at = end;

@@ -15,11 +15,7 @@ struct Ran {
 }
 
 fn run(dir: &Path, args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_fabric-gguf"))
-        .current_dir(dir)
-        .args(args)
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fabric-gguf")).current_dir(dir).args(args).output().unwrap();
     Ran {
         status: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -63,9 +59,7 @@ fn odd_values() -> Metadata {
     m.insert("array.u64", vec![u64::MAX; 9]);
     m.insert("array.empty", Vec::<i32>::new());
     m.insert("array.bool", vec![true, false]);
-    let strings: StringArray = [&b"short"[..], b"a string that is longer than most", b"\xf0"]
-        .into_iter()
-        .collect();
+    let strings: StringArray = [&b"short"[..], b"a string that is longer than most", b"\xf0"].into_iter().collect();
     m.insert("array.str", Value::Array(Array::String(strings)));
     m
 }
@@ -73,15 +67,9 @@ fn odd_values() -> Metadata {
 /// A file of two tensors, the second one with a scale that is not finite.
 fn write_odd(dir: &Path) {
     let mut writer = Writer::new(odd_values()).unwrap();
-    writer
-        .add_tensor("a\u{7}.weight", GgmlType::F32, &[2])
-        .unwrap();
-    writer
-        .add_tensor("b.weight", GgmlType::Q8_0, &[64, 3])
-        .unwrap();
-    writer
-        .add_tensor("c.weight", GgmlType::IQ4_NL, &[32])
-        .unwrap();
+    writer.add_tensor("a\u{7}.weight", GgmlType::F32, &[2]).unwrap();
+    writer.add_tensor("b.weight", GgmlType::Q8_0, &[64, 3]).unwrap();
+    writer.add_tensor("c.weight", GgmlType::IQ4_NL, &[32]).unwrap();
     let mut out = writer.create(dir.join("odd.gguf")).unwrap();
     out.write_tensor("a\u{7}.weight", &[0; 8]).unwrap();
     let mut blocks = [0; 34 * 6];
@@ -110,10 +98,7 @@ fn text_of_odd_values() {
     let dir = tempfile::tempdir().unwrap();
     write_odd(dir.path());
     insta::assert_snapshot!(good(dir.path(), &["odd.gguf"]));
-    insta::assert_snapshot!(
-        "text_in_full",
-        good(dir.path(), &["odd.gguf", "--full", "--no-tensors"])
-    );
+    insta::assert_snapshot!("text_in_full", good(dir.path(), &["odd.gguf", "--full", "--no-tensors"]));
 }
 
 /// Lines cut in the middle, so that a snapshot stays small.
@@ -130,30 +115,13 @@ fn json_of_the_tiny_model() {
     let text = good(&models(), &["--json", "tiny-bitnet-f16.gguf"]);
     insta::assert_snapshot!(cut(&text));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let tokens = json["metadata"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|p| p["key"] == "tokenizer.ggml.tokens")
-        .unwrap();
+    let tokens = json["metadata"].as_array().unwrap().iter().find(|p| p["key"] == "tokenizer.ggml.tokens").unwrap();
     let model = Gguf::open(tiny()).unwrap();
-    let expected = model
-        .metadata()
-        .strings("tokenizer.ggml.tokens")
-        .unwrap()
-        .unwrap();
+    let expected = model.metadata().strings("tokenizer.ggml.tokens").unwrap().unwrap();
     let tokens = tokens["value"].as_array().unwrap();
     assert_eq!(tokens.len(), 4096);
-    assert!(
-        tokens
-            .iter()
-            .zip(expected.iter())
-            .all(|(a, b)| a.as_str().unwrap().as_bytes() == b)
-    );
-    assert_eq!(
-        json["tensors"].as_array().unwrap().len(),
-        model.tensors().len()
-    );
+    assert!(tokens.iter().zip(expected.iter()).all(|(a, b)| a.as_str().unwrap().as_bytes() == b));
+    assert_eq!(json["tensors"].as_array().unwrap().len(), model.tensors().len());
 }
 
 #[test]
@@ -178,10 +146,7 @@ fn one_key_alone() {
     assert_eq!(key("u64"), "18446744073709551615\n");
     assert_eq!(key("general.file_type"), "1039\n");
     assert_eq!(key("array.bool"), "true\nfalse\n");
-    assert_eq!(
-        key("array.str"),
-        "\"short\"\n\"a string that is longer than most\"\n\"\\xf0\"\n"
-    );
+    assert_eq!(key("array.str"), "\"short\"\n\"a string that is longer than most\"\n\"\\xf0\"\n");
     assert_eq!(
         good(dir.path(), &["odd.gguf", "--key", "u64", "--json"]),
         "{\"key\":\"u64\",\"type\":\"u64\",\"value\":18446744073709551615}\n"
@@ -193,10 +158,7 @@ fn one_key_alone() {
 
 #[test]
 fn a_check_names_what_is_bad() {
-    assert_eq!(
-        good(&models(), &["--check", "tiny-bitnet-TQ1_0.gguf"]),
-        "68 tensors: 68 good, 0 bad, 0 not checked\n"
-    );
+    assert_eq!(good(&models(), &["--check", "tiny-bitnet-TQ1_0.gguf"]), "68 tensors: 68 good, 0 bad, 0 not checked\n");
     let dir = tempfile::tempdir().unwrap();
     write_odd(dir.path());
     let text = run(dir.path(), &["--check", "odd.gguf"]);
@@ -216,10 +178,7 @@ fn broken_files_are_told_from_broken_command_lines() {
     file("text.gguf", b"hello, world");
     file("header.gguf", &whole[..5000]);
     file("data.gguf", &whole[..whole.len() - 1000]);
-    file(
-        "version.gguf",
-        &[b"GGUF", &[9, 0, 0, 0][..], &[0; 16]].concat(),
-    );
+    file("version.gguf", &[b"GGUF", &[9, 0, 0, 0][..], &[0; 16]].concat());
     let mut out = String::new();
     for args in [
         &["empty.gguf"][..],
@@ -238,12 +197,7 @@ fn broken_files_are_told_from_broken_command_lines() {
     ] {
         let ran = run(dir.path(), args);
         assert_eq!(ran.stdout, "", "{args:?}");
-        out.push_str(&format!(
-            "$ fabric-gguf {}\n{}[{}]\n\n",
-            args.join(" "),
-            ran.stderr,
-            ran.status
-        ));
+        out.push_str(&format!("$ fabric-gguf {}\n{}[{}]\n\n", args.join(" "), ran.stderr, ran.status));
     }
     insta::assert_snapshot!(out);
 }
@@ -259,8 +213,5 @@ fn a_reader_that_goes_away_is_no_error() {
         .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert_eq!(
-        (output.status.code(), output.stderr.as_slice()),
-        (Some(0), &b""[..])
-    );
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(0), &b""[..]));
 }

@@ -14,11 +14,7 @@ struct Ran {
 }
 
 fn run(dir: &Path, args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_fabric-quantize"))
-        .current_dir(dir)
-        .args(args)
-        .output()
-        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_fabric-quantize")).current_dir(dir).args(args).output().unwrap();
     Ran {
         status: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),
@@ -29,9 +25,7 @@ fn run(dir: &Path, args: &[&str]) -> Ran {
 /// A directory with the tiny model in it.
 fn dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models")
-        .join(TINY);
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(TINY);
     std::fs::copy(tiny, dir.path().join(TINY)).unwrap();
     dir
 }
@@ -55,19 +49,14 @@ fn write_odd(path: &Path) {
     }
     let mut out = writer.create(path).unwrap();
     for (name, ty, ne) in tensors {
-        out.write_tensor(name, &vec![0; ty.row_size(ne[0]).unwrap() * ne[1]])
-            .unwrap();
+        out.write_tensor(name, &vec![0; ty.row_size(ne[0]).unwrap() * ne[1]]).unwrap();
     }
     out.finish().unwrap();
 }
 
 fn types(path: &Path) -> Vec<(String, GgmlType)> {
     let model = Gguf::open(path).unwrap();
-    model
-        .tensors()
-        .iter()
-        .map(|t| (t.name.clone(), t.ty))
-        .collect()
+    model.tensors().iter().map(|t| (t.name.clone(), t.ty)).collect()
 }
 
 /// Times are not the same twice.
@@ -91,10 +80,7 @@ fn the_tiny_model_to_tq2_0() {
     let dir = dir();
     let ran = run(dir.path(), &[TINY, "tq2_0", "2"]);
     assert_eq!(ran.status, 0, "{}", ran.stderr);
-    insta::assert_snapshot!(without_times(&format!(
-        "{}--- stdout\n{}",
-        ran.stderr, ran.stdout
-    )));
+    insta::assert_snapshot!(without_times(&format!("{}--- stdout\n{}", ran.stderr, ran.stdout)));
     let out = dir.path().join("ggml-model-TQ2_0.gguf");
     let made: Vec<_> = types(&out).into_iter().take(3).collect();
     let expected = [
@@ -133,11 +119,7 @@ fn options_reach_the_engine() {
     let dir = dir();
     let odd = dir.path().join("odd.gguf");
     write_odd(&odd);
-    std::fs::write(
-        dir.path().join("types.txt"),
-        "attn_q=f32\n  ATTN_V=q8_0 attn_k=bf16\n",
-    )
-    .unwrap();
+    std::fs::write(dir.path().join("types.txt"), "attn_q=f32\n  ATTN_V=q8_0 attn_k=bf16\n").unwrap();
     let args = [
         "--token-embedding-type",
         "Q4_0",
@@ -156,56 +138,17 @@ fn options_reach_the_engine() {
     let out = dir.path().join("out.gguf");
     let made: Vec<_> = types(&out).into_iter().map(|(_, ty)| ty).collect();
     // token_embd, then attn_k, attn_norm, attn_q and attn_v of the only layer.
-    assert_eq!(
-        made,
-        [
-            GgmlType::Q4_0,
-            GgmlType::BF16,
-            GgmlType::F32,
-            GgmlType::F32,
-            GgmlType::Q8_0
-        ]
-    );
+    assert_eq!(made, [GgmlType::Q4_0, GgmlType::BF16, GgmlType::F32, GgmlType::F32, GgmlType::Q8_0]);
     let model = Gguf::open(&out).unwrap();
     assert_eq!(model.metadata().i32("answer").unwrap(), Some(7));
     assert_eq!(model.metadata().str("new").unwrap(), Some("a"));
     assert_eq!(model.metadata().u32("llama.block_count").unwrap(), Some(3));
 
-    assert_eq!(
-        run(dir.path(), &["--pure", TINY, "pure.gguf", "Q8_0"]).status,
-        0
-    );
-    assert_eq!(
-        run(
-            dir.path(),
-            &[
-                "--pure",
-                "--output-tensor-type",
-                "f16",
-                TINY,
-                "pure.gguf",
-                "Q4_0"
-            ]
-        )
-        .status,
-        0
-    );
-    assert_eq!(
-        types(&dir.path().join("pure.gguf"))[1],
-        ("token_embd.weight".into(), GgmlType::Q4_0)
-    );
-    assert_eq!(
-        run(
-            dir.path(),
-            &["--output-tensor-type", "f16", TINY, "mixed.gguf", "Q4_0"]
-        )
-        .status,
-        0
-    );
-    assert_eq!(
-        types(&dir.path().join("mixed.gguf"))[1],
-        ("token_embd.weight".into(), GgmlType::F16)
-    );
+    assert_eq!(run(dir.path(), &["--pure", TINY, "pure.gguf", "Q8_0"]).status, 0);
+    assert_eq!(run(dir.path(), &["--pure", "--output-tensor-type", "f16", TINY, "pure.gguf", "Q4_0"]).status, 0);
+    assert_eq!(types(&dir.path().join("pure.gguf"))[1], ("token_embd.weight".into(), GgmlType::Q4_0));
+    assert_eq!(run(dir.path(), &["--output-tensor-type", "f16", TINY, "mixed.gguf", "Q4_0"]).status, 0);
+    assert_eq!(types(&dir.path().join("mixed.gguf"))[1], ("token_embd.weight".into(), GgmlType::F16));
 }
 
 #[test]
@@ -237,20 +180,8 @@ fn errors() {
         &["text.gguf", "Q8_0"],
         &["odd.gguf", "Q4_0"],
         &["odd.gguf", "--allow-requantize", "Q4_K_M"],
-        &[
-            "--allow-requantize",
-            "--tensor-type",
-            "(",
-            "odd.gguf",
-            "Q8_0",
-        ],
-        &[
-            "--allow-requantize",
-            "--tensor-type",
-            "(=q8_0",
-            "odd.gguf",
-            "Q8_0",
-        ],
+        &["--allow-requantize", "--tensor-type", "(", "odd.gguf", "Q8_0"],
+        &["--allow-requantize", "--tensor-type", "(=q8_0", "odd.gguf", "Q8_0"],
         &[TINY, TINY, "Q8_0"],
         &[TINY, "link.gguf", "Q8_0"],
         &[TINY, "none/out.gguf", "Q8_0"],
@@ -258,12 +189,7 @@ fn errors() {
         let ran = run(dir.path(), args);
         assert_eq!(ran.stdout, "", "{args:?}");
         assert!(ran.status == 1 || ran.status == 2, "{args:?}");
-        out.push_str(&format!(
-            "$ fabric-quantize {}\n{}[{}]\n\n",
-            args.join(" "),
-            ran.stderr,
-            ran.status
-        ));
+        out.push_str(&format!("$ fabric-quantize {}\n{}[{}]\n\n", args.join(" "), ran.stderr, ran.status));
     }
     insta::assert_snapshot!(out);
     // The inputs, and nothing else.
@@ -285,9 +211,7 @@ fn a_file_of_a_split_model_is_not_replaced() {
         let mut writer = Writer::new(metadata).unwrap();
         let name = format!("blk.{no}.attn_q.weight");
         writer.add_tensor(&name, GgmlType::F32, &[256, 2]).unwrap();
-        let mut out = writer
-            .create(dir.path().join(gguf::split_file_name("m", no, 2)))
-            .unwrap();
+        let mut out = writer.create(dir.path().join(gguf::split_file_name("m", no, 2))).unwrap();
         out.write_tensor(&name, &[0; 2048]).unwrap();
         out.finish().unwrap();
     }
@@ -308,9 +232,7 @@ fn write_large(path: &Path) {
     let mut writer = Writer::new(metadata).unwrap();
     let ne = [4096, 1024];
     for il in 0..32 {
-        writer
-            .add_tensor(&format!("blk.{il}.ffn_up.weight"), GgmlType::F32, &ne)
-            .unwrap();
+        writer.add_tensor(&format!("blk.{il}.ffn_up.weight"), GgmlType::F32, &ne).unwrap();
     }
     let n_bytes: u64 = writer.tensors().iter().map(|t| t.n_bytes).sum();
     let mut header = Vec::new();
@@ -335,16 +257,11 @@ fn an_interrupt_leaves_nothing_behind() {
     let mut stderr = child.stderr.take().unwrap();
     let mut told = vec![0; 200];
     stderr.read_exact(&mut told).unwrap();
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(kill.unwrap().success());
     let mut rest = String::new();
     stderr.read_to_string(&mut rest).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
-    let left: Vec<_> = std::fs::read_dir(dir.path())
-        .unwrap()
-        .map(|e| e.unwrap().file_name())
-        .collect();
+    let left: Vec<_> = std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["large.gguf"]);
 }

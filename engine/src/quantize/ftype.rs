@@ -78,6 +78,7 @@ const UNSUPPORTED: &[(&str, u32)] = &[
     ("IQ4_XS", 30),
     ("IQ1_M", 31),
     ("MXFP4_MOE", 38),
+    ("MXFP4", 38),
     ("NVFP4", 39),
     ("Q1_0", 40),
     ("Q2_0", 41),
@@ -90,10 +91,7 @@ const GUESSED: u32 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownFType {
     /// llama.cpp has it; there is no codec for it here.
-    #[error(
-        "type {name} is not supported: there is no codec for it (supported: {})",
-        supported()
-    )]
+    #[error("type {name} is not supported: there is no codec for it (supported: {})", supported())]
     NoCodec {
         /// llama.cpp's name.
         name: &'static str,
@@ -135,22 +133,17 @@ impl FType {
     pub fn name_of(id: u32) -> Option<&'static str> {
         let supported = FType::ALL.iter().map(|f| (f.name(), f.id()));
         let mut all = supported.chain(UNSUPPORTED.iter().copied());
-        all.find(|(_, its)| *its == id & !GUESSED)
-            .map(|(name, _)| name)
+        all.find(|(_, its)| *its == id & !GUESSED).map(|(name, _)| name)
     }
 
     /// llama.cpp's guess for a file without `general.file_type` from the type that most of its tensors have.
     pub(super) fn guess_id(most: GgmlType) -> u32 {
-        let id = match most {
-            GgmlType::Q4_K => FType::Q4_K_M.id(),
-            ty => match FType::parse(ty.name()) {
-                Ok(f) => f.id(),
-                Err(UnknownFType::NoCodec { name }) => UNSUPPORTED
-                    .iter()
-                    .find(|(n, _)| *n == name)
-                    .map_or(0, |(_, id)| *id),
-                Err(UnknownFType::Unknown { .. }) => FType::F32.id(),
-            },
+        let id = match FType::parse(most.name()) {
+            Ok(f) => f.id(),
+            Err(UnknownFType::NoCodec { name }) => {
+                UNSUPPORTED.iter().find(|(n, _)| *n == name).map_or(0, |(_, id)| *id)
+            }
+            Err(UnknownFType::Unknown { .. }) => FType::F32.id(),
         };
         id | GUESSED
     }
@@ -181,32 +174,32 @@ mod tests {
     }
 
     #[test]
+    fn guesses_are_llama_cpps() {
+        for (ty, id) in [
+            (GgmlType::F32, 0),
+            (GgmlType::TQ2_0, 37),
+            (GgmlType::Q4_K, 15),
+            (GgmlType::Q5_K, 17),
+            (GgmlType::Q3_K, 12),
+            (GgmlType::I32, 0),
+        ] {
+            assert_eq!(FType::guess_id(ty), 1024 + id, "{ty}");
+        }
+    }
+
+    #[test]
     fn types_without_a_codec_are_named() {
-        assert_eq!(
-            FType::parse("q5_k_m"),
-            Err(UnknownFType::NoCodec { name: "Q5_K_M" })
-        );
-        assert_eq!(
-            FType::parse("19"),
-            Err(UnknownFType::NoCodec { name: "IQ2_XXS" })
-        );
+        assert_eq!(FType::parse("q5_k_m"), Err(UnknownFType::NoCodec { name: "Q5_K_M" }));
+        assert_eq!(FType::parse("19"), Err(UnknownFType::NoCodec { name: "IQ2_XXS" }));
         for got in ["", "Q9_0", "4", "-1", "out.gguf", "1.0"] {
-            assert_eq!(
-                FType::parse(got),
-                Err(UnknownFType::Unknown { got: got.into() })
-            );
+            assert_eq!(FType::parse(got), Err(UnknownFType::Unknown { got: got.into() }));
         }
     }
 
     #[test]
     fn no_name_or_id_is_there_twice() {
         let mut ids: Vec<u32> = FType::ALL.iter().map(|f| f.id()).collect();
-        ids.extend(
-            UNSUPPORTED
-                .iter()
-                .filter(|(n, _)| !matches!(*n, "Q3_K" | "Q5_K"))
-                .map(|(_, id)| *id),
-        );
+        ids.extend(UNSUPPORTED.iter().filter(|(n, _)| !matches!(*n, "Q3_K" | "Q5_K" | "MXFP4")).map(|(_, id)| *id));
         let n = ids.len();
         ids.sort_unstable();
         ids.dedup();

@@ -51,80 +51,30 @@ const GRAMMAR: Policy = Refused("a grammar cannot guide the samplers yet");
 const ADAPTER: Policy = Refused("the model runs as it is in its file");
 const CACHE_TYPE: Policy = Only(&["f16"], "the KV cache is always f16");
 const MEDIA: Policy = Refused("text is all that models read here");
-const YARN: Policy = Only(
-    &["-1", "-1.0", "0"],
-    "positions are scaled linearly or not at all",
-);
+const YARN: Policy = Only(&["-1", "-1.0", "0"], "positions are scaled linearly or not at all");
 const PROMPT_CACHE: Policy = Ignored("prompts are not cached in files");
 const FIT: Policy = Ignored("the context is as large as -c says");
-const ON_OFF: &[&str] = &[
-    "on", "off", "auto", "enabled", "disabled", "true", "false", "0", "1", "-1",
-];
+const ON_OFF: &[&str] = &["on", "off", "auto", "enabled", "disabled", "true", "false", "0", "1", "-1"];
 
-const fn row(
-    spellings: &'static [&'static str],
-    env: &'static str,
-    takes: Takes,
-    policy: Policy,
-) -> Absent {
-    Absent {
-        spellings,
-        env,
-        takes,
-        policy,
-    }
+const fn row(spellings: &'static [&'static str], env: &'static str, takes: Takes, policy: Policy) -> Absent {
+    Absent { spellings, env, takes, policy }
 }
 
 /// The flags of llama-cli and llama-completion that `fabric-main` has no field for.
 pub const MAIN: &[Absent] = &[
-    row(
-        &["-ngl", "--gpu-layers", "--n-gpu-layers"],
-        "LLAMA_ARG_N_GPU_LAYERS",
-        Value,
-        GPU,
-    ),
-    row(
-        &["-dev", "--device"],
-        "LLAMA_ARG_DEVICE",
-        Value,
-        Only(&["none", "cpu", "CPU"], "there is no GPU backend yet"),
-    ),
+    row(&["-ngl", "--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", Value, GPU),
+    row(&["-dev", "--device"], "LLAMA_ARG_DEVICE", Value, Only(&["none", "cpu", "CPU"], "there is no GPU backend yet")),
     row(&["-sm", "--split-mode"], "LLAMA_ARG_SPLIT_MODE", Value, GPU),
-    row(
-        &["-ts", "--tensor-split"],
-        "LLAMA_ARG_TENSOR_SPLIT",
-        Value,
-        GPU,
-    ),
+    row(&["-ts", "--tensor-split"], "LLAMA_ARG_TENSOR_SPLIT", Value, GPU),
     row(&["-mg", "--main-gpu"], "LLAMA_ARG_MAIN_GPU", Value, GPU),
-    row(
-        &["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"],
-        "LLAMA_ARG_KV_OFFLOAD",
-        Nothing,
-        GPU,
-    ),
+    row(&["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"], "LLAMA_ARG_KV_OFFLOAD", Nothing, GPU),
     row(&["--op-offload", "--no-op-offload"], "", Nothing, GPU),
     row(&["--no-host"], "LLAMA_ARG_NO_HOST", Nothing, GPU),
-    row(
-        &["-ot", "--override-tensor"],
-        "LLAMA_ARG_OVERRIDE_TENSOR",
-        Value,
-        GPU,
-    ),
+    row(&["-ot", "--override-tensor"], "LLAMA_ARG_OVERRIDE_TENSOR", Value, GPU),
     row(&["-cmoe", "--cpu-moe"], "LLAMA_ARG_CPU_MOE", Nothing, GPU),
-    row(
-        &["-ncmoe", "--n-cpu-moe"],
-        "LLAMA_ARG_N_CPU_MOE",
-        Value,
-        GPU,
-    ),
+    row(&["-ncmoe", "--n-cpu-moe"], "LLAMA_ARG_N_CPU_MOE", Value, GPU),
     row(&["-fit", "--fit"], "LLAMA_ARG_FIT", Value, FIT),
-    row(
-        &["-fitt", "--fit-target"],
-        "LLAMA_ARG_FIT_TARGET",
-        Value,
-        FIT,
-    ),
+    row(&["-fitt", "--fit-target"], "LLAMA_ARG_FIT_TARGET", Value, FIT),
     row(&["-fitc", "--fit-ctx"], "LLAMA_ARG_FIT_CTX", Value, FIT),
     row(
         &["-fa", "--flash-attn"],
@@ -144,12 +94,7 @@ pub const MAIN: &[Absent] = &[
         Nothing,
         Ignored("weights are used as they lie in the file"),
     ),
-    row(
-        &["-tb", "--threads-batch"],
-        "",
-        Value,
-        Ignored("prompts run on the threads of -t too"),
-    ),
+    row(&["-tb", "--threads-batch"], "", Value, Ignored("prompts run on the threads of -t too")),
     row(&["-C", "--cpu-mask"], "", Value, SCHEDULING),
     row(&["-Cr", "--cpu-range"], "", Value, SCHEDULING),
     row(&["--cpu-strict"], "", Value, SCHEDULING),
@@ -161,60 +106,20 @@ pub const MAIN: &[Absent] = &[
     row(&["--prio-batch"], "", Value, SCHEDULING),
     row(&["--poll-batch"], "", Value, SCHEDULING),
     row(&["--numa"], "LLAMA_ARG_NUMA", Value, SCHEDULING),
-    row(
-        &["-np", "--parallel"],
-        "LLAMA_ARG_N_PARALLEL",
-        Value,
-        ONE_SEQUENCE,
-    ),
+    row(&["-np", "--parallel"], "LLAMA_ARG_N_PARALLEL", Value, ONE_SEQUENCE),
     row(&["-ns", "--sequences"], "", Value, ONE_SEQUENCE),
-    row(
-        &["-cb", "--cont-batching", "-nocb", "--no-cont-batching"],
-        "LLAMA_ARG_CONT_BATCHING",
-        Nothing,
-        ONE_SEQUENCE,
-    ),
-    row(
-        &["--swa-full"],
-        "LLAMA_ARG_SWA_FULL",
-        Nothing,
-        Ignored("the KV cache always has its full size"),
-    ),
-    row(
-        &["--check-tensors"],
-        "",
-        Nothing,
-        Ignored("shapes and types are always checked, values are not"),
-    ),
+    row(&["-cb", "--cont-batching", "-nocb", "--no-cont-batching"], "LLAMA_ARG_CONT_BATCHING", Nothing, ONE_SEQUENCE),
+    row(&["--swa-full"], "LLAMA_ARG_SWA_FULL", Nothing, Ignored("the KV cache always has its full size")),
+    row(&["--check-tensors"], "", Nothing, Ignored("shapes and types are always checked, values are not")),
     row(&["--prompt-cache"], "", Value, PROMPT_CACHE),
     row(&["--prompt-cache-all"], "", Nothing, PROMPT_CACHE),
     row(&["--prompt-cache-ro"], "", Nothing, PROMPT_CACHE),
-    row(
-        &["-ptc", "--print-token-count"],
-        "",
-        Value,
-        Ignored("tokens are counted in the timings only"),
-    ),
+    row(&["-ptc", "--print-token-count"], "", Value, Ignored("tokens are counted in the timings only")),
     row(&["--offline"], "LLAMA_ARG_OFFLINE", Nothing, Silent),
     row(&["-hft", "--hf-token"], "", Value, Silent),
-    row(
-        &["--jinja", "--no-jinja"],
-        "LLAMA_ARG_JINJA",
-        Nothing,
-        Silent,
-    ),
-    row(
-        &["--log-prefix", "--no-log-prefix"],
-        "LLAMA_ARG_LOG_PREFIX",
-        Nothing,
-        Silent,
-    ),
-    row(
-        &["--log-timestamps", "--no-log-timestamps"],
-        "LLAMA_ARG_LOG_TIMESTAMPS",
-        Nothing,
-        Silent,
-    ),
+    row(&["--jinja", "--no-jinja"], "LLAMA_ARG_JINJA", Nothing, Silent),
+    row(&["--log-prefix", "--no-log-prefix"], "LLAMA_ARG_LOG_PREFIX", Nothing, Silent),
+    row(&["--log-timestamps", "--no-log-timestamps"], "LLAMA_ARG_LOG_TIMESTAMPS", Nothing, Silent),
     row(&["--no-context-shift"], "", Nothing, Silent),
     row(
         &["--context-shift"],
@@ -222,55 +127,15 @@ pub const MAIN: &[Absent] = &[
         Nothing,
         Refused("generation ends where the context is full: make it larger with -c"),
     ),
-    row(
-        &["-gan", "--grp-attn-n"],
-        "LLAMA_ARG_GRP_ATTN_N",
-        Value,
-        Only(&["1"], "positions are not grouped"),
-    ),
-    row(
-        &["-gaw", "--grp-attn-w"],
-        "LLAMA_ARG_GRP_ATTN_W",
-        Value,
-        Ignored("positions are not grouped"),
-    ),
-    row(
-        &["-ctk", "--cache-type-k"],
-        "LLAMA_ARG_CACHE_TYPE_K",
-        Value,
-        CACHE_TYPE,
-    ),
-    row(
-        &["-ctv", "--cache-type-v"],
-        "LLAMA_ARG_CACHE_TYPE_V",
-        Value,
-        CACHE_TYPE,
-    ),
+    row(&["-gan", "--grp-attn-n"], "LLAMA_ARG_GRP_ATTN_N", Value, Only(&["1"], "positions are not grouped")),
+    row(&["-gaw", "--grp-attn-w"], "LLAMA_ARG_GRP_ATTN_W", Value, Ignored("positions are not grouped")),
+    row(&["-ctk", "--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K", Value, CACHE_TYPE),
+    row(&["-ctv", "--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V", Value, CACHE_TYPE),
     row(&["--yarn-orig-ctx"], "LLAMA_ARG_YARN_ORIG_CTX", Value, YARN),
-    row(
-        &["--yarn-ext-factor"],
-        "LLAMA_ARG_YARN_EXT_FACTOR",
-        Value,
-        YARN,
-    ),
-    row(
-        &["--yarn-attn-factor"],
-        "LLAMA_ARG_YARN_ATTN_FACTOR",
-        Value,
-        YARN,
-    ),
-    row(
-        &["--yarn-beta-fast"],
-        "LLAMA_ARG_YARN_BETA_FAST",
-        Value,
-        YARN,
-    ),
-    row(
-        &["--yarn-beta-slow"],
-        "LLAMA_ARG_YARN_BETA_SLOW",
-        Value,
-        YARN,
-    ),
+    row(&["--yarn-ext-factor"], "LLAMA_ARG_YARN_EXT_FACTOR", Value, YARN),
+    row(&["--yarn-attn-factor"], "LLAMA_ARG_YARN_ATTN_FACTOR", Value, YARN),
+    row(&["--yarn-beta-fast"], "LLAMA_ARG_YARN_BETA_FAST", Value, YARN),
+    row(&["--yarn-beta-slow"], "LLAMA_ARG_YARN_BETA_SLOW", Value, YARN),
     row(&["--lora"], "", Value, ADAPTER),
     row(&["--lora-scaled"], "", Two, ADAPTER),
     row(&["--control-vector"], "", Value, ADAPTER),
@@ -284,10 +149,7 @@ pub const MAIN: &[Absent] = &[
         &["--reasoning-format"],
         "LLAMA_ARG_REASONING_FORMAT",
         Value,
-        Only(
-            &["none", "auto"],
-            "the answer is shown as the model writes it",
-        ),
+        Only(&["none", "auto"], "the answer is shown as the model writes it"),
     ),
     row(
         &["-rea", "--reasoning"],
@@ -298,64 +160,19 @@ pub const MAIN: &[Absent] = &[
             "give the template's variable with --chat-template-kwargs, such as {\"enable_thinking\": false}",
         ),
     ),
-    row(
-        &["--reasoning-budget"],
-        "LLAMA_ARG_REASONING_BUDGET",
-        Value,
-        Only(&["-1"], "thinking is not limited"),
-    ),
-    row(
-        &["-mu", "--model-url"],
-        "LLAMA_ARG_MODEL_URL",
-        Value,
-        DOWNLOAD,
-    ),
-    row(
-        &["-hf", "-hfr", "--hf-repo"],
-        "LLAMA_ARG_HF_REPO",
-        Value,
-        DOWNLOAD,
-    ),
+    row(&["--reasoning-budget"], "LLAMA_ARG_REASONING_BUDGET", Value, Only(&["-1"], "thinking is not limited")),
+    row(&["-mu", "--model-url"], "LLAMA_ARG_MODEL_URL", Value, DOWNLOAD),
+    row(&["-hf", "-hfr", "--hf-repo"], "LLAMA_ARG_HF_REPO", Value, DOWNLOAD),
     row(&["-hff", "--hf-file"], "LLAMA_ARG_HF_FILE", Value, DOWNLOAD),
-    row(
-        &["-dr", "--docker-repo"],
-        "LLAMA_ARG_DOCKER_REPO",
-        Value,
-        DOWNLOAD,
-    ),
+    row(&["-dr", "--docker-repo"], "LLAMA_ARG_DOCKER_REPO", Value, DOWNLOAD),
     row(&["-mm", "--mmproj"], "LLAMA_ARG_MMPROJ", Value, MEDIA),
-    row(
-        &["-mmu", "--mmproj-url"],
-        "LLAMA_ARG_MMPROJ_URL",
-        Value,
-        MEDIA,
-    ),
+    row(&["-mmu", "--mmproj-url"], "LLAMA_ARG_MMPROJ_URL", Value, MEDIA),
     row(&["--image"], "", Value, MEDIA),
     row(&["--audio"], "", Value, MEDIA),
-    row(
-        &["-md", "--model-draft"],
-        "LLAMA_ARG_MODEL_DRAFT",
-        Value,
-        Refused("no draft model runs beside the model"),
-    ),
-    row(
-        &["--rpc"],
-        "LLAMA_ARG_RPC",
-        Value,
-        Refused("there are no remote devices"),
-    ),
-    row(
-        &["--server-base"],
-        "",
-        Value,
-        Refused("the model runs in this program"),
-    ),
-    row(
-        &["--log-jsonl"],
-        "",
-        Nothing,
-        Refused("messages are plain text"),
-    ),
+    row(&["-md", "--model-draft"], "LLAMA_ARG_MODEL_DRAFT", Value, Refused("no draft model runs beside the model")),
+    row(&["--rpc"], "LLAMA_ARG_RPC", Value, Refused("there are no remote devices")),
+    row(&["--server-base"], "", Value, Refused("the model runs in this program")),
+    row(&["--log-jsonl"], "", Nothing, Refused("messages are plain text")),
 ];
 
 impl Absent {
@@ -370,9 +187,7 @@ impl Absent {
             Only(values, _) if values.contains(&value) => Ok(None),
             Only(values, why) => {
                 let takes = values.join(", ");
-                Err(format!(
-                    "{spelling} {value} is not supported: {why} (accepted: {takes})"
-                ))
+                Err(format!("{spelling} {value} is not supported: {why} (accepted: {takes})"))
             }
             Refused(why) => Err(format!("{spelling} is not supported: {why}")),
         }
@@ -386,7 +201,6 @@ impl Absent {
         if self.takes == Nothing && !is_yes(value) {
             return Ok(());
         }
-        self.apply(&format!("{} (environment)", self.env), value)
-            .map(drop)
+        self.apply(&format!("{} (environment)", self.env), value).map(drop)
     }
 }

@@ -37,20 +37,10 @@ enum Target<'a> {
 pub fn spellings(arg: &Arg) -> Vec<(String, Option<&'static str>)> {
     let switch = is_switch(arg);
     let implied = switch.then_some("true");
-    let mut all: Vec<_> = arg
-        .get_short()
-        .map(|c| (format!("-{c}"), implied))
-        .into_iter()
-        .collect();
+    let mut all: Vec<_> = arg.get_short().map(|c| (format!("-{c}"), implied)).into_iter().collect();
     let one_dash = arg.get_visible_aliases().unwrap_or_default();
-    let two_dashes = arg
-        .get_long()
-        .into_iter()
-        .chain(arg.get_aliases().unwrap_or_default());
-    let names = one_dash
-        .into_iter()
-        .map(|name| ("-", name))
-        .chain(two_dashes.map(|name| ("--", name)));
+    let two_dashes = arg.get_long().into_iter().chain(arg.get_aliases().unwrap_or_default());
+    let names = one_dash.into_iter().map(|name| ("-", name)).chain(two_dashes.map(|name| ("--", name)));
     for (dashes, name) in names {
         all.push((format!("{dashes}{name}"), implied));
         if switch {
@@ -72,24 +62,13 @@ pub fn normalize(
 ) -> Result<Argv, ArgvError> {
     let mut index: HashMap<String, Target> = HashMap::new();
     for row in absent {
-        index.extend(
-            row.spellings
-                .iter()
-                .map(|&s| (s.to_string(), Target::Absent(row))),
-        );
+        index.extend(row.spellings.iter().map(|&s| (s.to_string(), Target::Absent(row))));
     }
     for arg in command.get_arguments().filter(|a| !a.is_positional()) {
-        index.extend(
-            spellings(arg)
-                .into_iter()
-                .map(|(s, implied)| (s, Target::Known(arg, implied))),
-        );
+        index.extend(spellings(arg).into_iter().map(|(s, implied)| (s, Target::Known(arg, implied))));
     }
     let mut argv = argv.into_iter();
-    let mut out = Argv {
-        args: argv.next().into_iter().collect(),
-        warnings: Vec::new(),
-    };
+    let mut out = Argv { args: argv.next().into_iter().collect(), warnings: Vec::new() };
     let mut given: Vec<&'static str> = Vec::new();
     let mut argv = argv.peekable();
     while let Some(token) = argv.next() {
@@ -103,33 +82,24 @@ pub fn normalize(
         };
         match index.get(flag) {
             Some(&Target::Known(arg, implied)) => {
-                let value = attached
-                    .map(OsString::from)
-                    .or_else(|| implied.map(OsString::from));
+                let value = attached.map(OsString::from).or_else(|| implied.map(OsString::from));
                 let value = value.or_else(|| value_of(arg, &mut argv));
                 out.args.push(for_clap(arg, value));
             }
             Some(Target::Absent(row)) => {
                 given.extend(row.spellings.first());
                 let value = absent_value(row, flag, attached, &mut argv)?;
-                out.warnings
-                    .extend(row.apply(flag, &value).map_err(ArgvError::Unsupported)?);
+                out.warnings.extend(row.apply(flag, &value).map_err(ArgvError::Unsupported)?);
             }
             None if flag.starts_with("--") || flag.len() == 2 => out.args.push(token),
             None => {
-                return Err(ArgvError::Usage(format!(
-                    "unexpected argument '{flag}' found"
-                )));
+                return Err(ArgvError::Usage(format!("unexpected argument '{flag}' found")));
             }
         }
     }
-    for row in absent
-        .iter()
-        .filter(|r| !r.env.is_empty() && !r.spellings.first().is_some_and(|s| given.contains(s)))
-    {
+    for row in absent.iter().filter(|r| !r.env.is_empty() && !r.spellings.first().is_some_and(|s| given.contains(s))) {
         if let Some(value) = env(row.env) {
-            row.apply_env(&value.to_string_lossy())
-                .map_err(ArgvError::Unsupported)?;
+            row.apply_env(&value.to_string_lossy()).map_err(ArgvError::Unsupported)?;
         }
     }
     Ok(out)
@@ -144,25 +114,17 @@ fn flag_of(token: &OsStr) -> Option<(&str, Option<&OsStr>)> {
     let name = flag.strip_prefix('-')?;
     if name.is_empty()
         || flag == "--"
-        || name
-            .parse::<f64>()
-            .is_ok_and(|_| name.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
+        || name.parse::<f64>().is_ok_and(|_| name.starts_with(|c: char| c.is_ascii_digit() || c == '.'))
     {
         return None;
     }
     // Cut as text where it is text; an attached value with other bytes is left for clap to refuse.
-    let attached = token
-        .to_str()
-        .and_then(|s| s.get(end + 1..))
-        .map(OsStr::new);
+    let attached = token.to_str().and_then(|s| s.get(end + 1..)).map(OsStr::new);
     (end == bytes.len() || attached.is_some()).then_some((flag, attached))
 }
 
 /// The next token, if the argument takes one.
-fn value_of(
-    arg: &Arg,
-    argv: &mut std::iter::Peekable<impl Iterator<Item = OsString>>,
-) -> Option<OsString> {
+fn value_of(arg: &Arg, argv: &mut std::iter::Peekable<impl Iterator<Item = OsString>>) -> Option<OsString> {
     if !arg.get_action().takes_values() {
         return None;
     }
@@ -171,11 +133,7 @@ fn value_of(
         return argv.next();
     }
     let possible = arg.get_possible_values();
-    argv.next_if(|token| {
-        possible
-            .iter()
-            .any(|v| token.to_str().is_some_and(|t| v.matches(t, false)))
-    })
+    argv.next_if(|token| possible.iter().any(|v| token.to_str().is_some_and(|t| v.matches(t, false))))
 }
 
 fn for_clap(arg: &Arg, value: Option<OsString>) -> OsString {
@@ -210,9 +168,7 @@ fn absent_value(
     let values: Vec<_> = argv.by_ref().take(n).map(|v| text(&v)).collect();
     // A flag that is refused anyway is refused for the better reason.
     if values.len() < n && !matches!(row.policy, Policy::Refused(_)) {
-        return Err(ArgvError::Usage(format!(
-            "a value is required for '{flag}' but none was supplied"
-        )));
+        return Err(ArgvError::Usage(format!("a value is required for '{flag}' but none was supplied")));
     }
     Ok(values.join(" "))
 }
@@ -223,28 +179,13 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    fn normalized(
-        argv: &[&str],
-        env: &[(&str, &str)],
-    ) -> Result<(Vec<String>, Vec<String>), ArgvError> {
+    fn normalized(argv: &[&str], env: &[(&str, &str)]) -> Result<(Vec<String>, Vec<String>), ArgvError> {
         let mut command = crate::cmd::main::MainArgs::command();
         command.build();
-        let argv = std::iter::once("x")
-            .chain(argv.iter().copied())
-            .map(OsString::from);
-        let env = |name: &str| {
-            env.iter()
-                .find(|(n, _)| *n == name)
-                .map(|(_, v)| OsString::from(v))
-        };
+        let argv = std::iter::once("x").chain(argv.iter().copied()).map(OsString::from);
+        let env = |name: &str| env.iter().find(|(n, _)| *n == name).map(|(_, v)| OsString::from(v));
         let out = normalize(&command, MAIN, argv, env)?;
-        Ok((
-            out.args[1..]
-                .iter()
-                .map(|a| a.to_str().unwrap().into())
-                .collect(),
-            out.warnings,
-        ))
+        Ok((out.args[1..].iter().map(|a| a.to_str().unwrap().into()).collect(), out.warnings))
     }
 
     fn args(argv: &[&str]) -> Vec<String> {
@@ -253,14 +194,8 @@ mod tests {
 
     #[test]
     fn spellings_of_llama_cpp_become_those_of_clap() {
-        assert_eq!(
-            args(&["-n", "-1", "-ub", "64", "-c", "0"]),
-            ["--predict=-1", "--ubatch-size=64", "--ctx-size=0"]
-        );
-        assert_eq!(
-            args(&["--n-predict", "5", "--temp", "-1"]),
-            ["--predict=5", "--temp=-1"]
-        );
+        assert_eq!(args(&["-n", "-1", "-ub", "64", "-c", "0"]), ["--predict=-1", "--ubatch-size=64", "--ctx-size=0"]);
+        assert_eq!(args(&["--n-predict", "5", "--temp", "-1"]), ["--predict=5", "--temp=-1"]);
         assert_eq!(
             args(&["-cnv", "-st", "-sys", "-x"]),
             ["--conversation=true", "--single-turn", "--system-prompt=-x"]
@@ -269,31 +204,20 @@ mod tests {
             args(&["-no-cnv", "--no-escape", "-e"]),
             ["--conversation=false", "--escape=false", "--escape=true"]
         );
-        assert_eq!(
-            args(&["-p", "--temp", "-p="]),
-            ["--prompt=--temp", "--prompt="]
-        );
+        assert_eq!(args(&["-p", "--temp", "-p="]), ["--prompt=--temp", "--prompt="]);
         assert_eq!(
             args(&["--help", "-h", "--nonsense", "5", "-5", "-"]),
             ["--help", "--help", "--nonsense", "5", "-5", "-"]
         );
-        assert_eq!(
-            args(&["-p"]),
-            ["--prompt"],
-            "clap says that the value is missing"
-        );
+        assert_eq!(args(&["-p"]), ["--prompt"], "clap says that the value is missing");
         assert_eq!(args(&["--", "-n", "-ngl"]), ["--", "-n", "-ngl"]);
     }
 
     #[test]
     fn an_optional_value_is_taken_only_if_it_is_one() {
         assert_eq!(args(&["-co", "-i"]), ["--color", "--interactive"]);
-        assert_eq!(
-            args(&["-co", "off", "-i"]),
-            ["--color=off", "--interactive"]
-        );
-        let (left, warnings) =
-            normalized(&["-fa", "-n", "1", "-fa", "on", "-ngl", "99"], &[]).unwrap();
+        assert_eq!(args(&["-co", "off", "-i"]), ["--color=off", "--interactive"]);
+        let (left, warnings) = normalized(&["-fa", "-n", "1", "-fa", "on", "-ngl", "99"], &[]).unwrap();
         assert_eq!(left, ["--predict=1"]);
         assert_eq!(warnings.len(), 3);
         assert!(warnings[0].starts_with("-fa has no effect"), "{warnings:?}");
@@ -301,34 +225,15 @@ mod tests {
 
     #[test]
     fn what_would_change_the_output_is_refused() {
-        for argv in [
-            &["--grammar", "root ::= x"][..],
-            &["-ctk", "q8_0"],
-            &["--context-shift"],
-            &["-hf", "a/b"],
-            &["--lora"],
-        ] {
-            assert!(
-                matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))),
-                "{argv:?}"
-            );
+        for argv in
+            [&["--grammar", "root ::= x"][..], &["-ctk", "q8_0"], &["--context-shift"], &["-hf", "a/b"], &["--lora"]]
+        {
+            assert!(matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))), "{argv:?}");
         }
-        assert_eq!(
-            normalized(&["-ctk", "f16", "-ctv=f16", "--no-context-shift"], &[]),
-            Ok((vec![], vec![]))
-        );
-        assert!(matches!(
-            normalized(&["-ctk"], &[]),
-            Err(ArgvError::Usage(_))
-        ));
-        assert!(matches!(
-            normalized(&["-xyz"], &[]),
-            Err(ArgvError::Usage(_))
-        ));
-        assert!(matches!(
-            normalized(&["-t4"], &[]),
-            Err(ArgvError::Usage(_))
-        ));
+        assert_eq!(normalized(&["-ctk", "f16", "-ctv=f16", "--no-context-shift"], &[]), Ok((vec![], vec![])));
+        assert!(matches!(normalized(&["-ctk"], &[]), Err(ArgvError::Usage(_))));
+        assert!(matches!(normalized(&["-xyz"], &[]), Err(ArgvError::Usage(_))));
+        assert!(matches!(normalized(&["-t4"], &[]), Err(ArgvError::Usage(_))));
     }
 
     #[test]
@@ -338,10 +243,7 @@ mod tests {
         assert!(!refused(("LLAMA_ARG_CACHE_TYPE_K", "f16")));
         assert!(refused(("LLAMA_ARG_CONTEXT_SHIFT", "enabled")));
         assert!(!refused(("LLAMA_ARG_CONTEXT_SHIFT", "off")));
-        assert_eq!(
-            normalized(&[], &[("LLAMA_ARG_N_GPU_LAYERS", "99")]),
-            Ok((vec![], vec![]))
-        );
+        assert_eq!(normalized(&[], &[("LLAMA_ARG_N_GPU_LAYERS", "99")]), Ok((vec![], vec![])));
         let command_line_wins = normalized(&["-ctk", "f16"], &[("LLAMA_ARG_CACHE_TYPE_K", "q8_0")]);
         assert_eq!(command_line_wins, Ok((vec![], vec![])));
     }

@@ -13,39 +13,19 @@ pub struct ChatArgs {
           value_parser = super::value::switch())]
     pub conversation: Option<bool>,
     /// System prompt
-    #[arg(
-        long,
-        visible_alias = "sys",
-        value_name = "TEXT",
-        overrides_with = "system_prompt_file"
-    )]
+    #[arg(long, visible_alias = "sys", value_name = "TEXT", overrides_with = "system_prompt_file")]
     pub system_prompt: Option<String>,
     /// File with the system prompt
-    #[arg(
-        long,
-        visible_alias = "sysf",
-        value_name = "FILE",
-        overrides_with = "system_prompt"
-    )]
+    #[arg(long, visible_alias = "sysf", value_name = "FILE", overrides_with = "system_prompt")]
     pub system_prompt_file: Option<PathBuf>,
     /// End after one answer
     #[arg(long, visible_alias = "st")]
     pub single_turn: bool,
     /// Name of a chat template that is built in, or Jinja; left out: the model's
-    #[arg(
-        long,
-        value_name = "NAME|JINJA",
-        env = "LLAMA_ARG_CHAT_TEMPLATE",
-        overrides_with = "chat_template_file"
-    )]
+    #[arg(long, value_name = "NAME|JINJA", env = "LLAMA_ARG_CHAT_TEMPLATE", overrides_with = "chat_template_file")]
     pub chat_template: Option<String>,
     /// File with a chat template
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "LLAMA_ARG_CHAT_TEMPLATE_FILE",
-        overrides_with = "chat_template"
-    )]
+    #[arg(long, value_name = "FILE", env = "LLAMA_ARG_CHAT_TEMPLATE_FILE", overrides_with = "chat_template")]
     pub chat_template_file: Option<PathBuf>,
     /// More variables for the chat template: a JSON object
     #[arg(long, value_name = "JSON", env = "LLAMA_ARG_CHAT_TEMPLATE_KWARGS")]
@@ -70,25 +50,15 @@ pub struct TypingArgs {
     #[arg(long, visible_alias = "mli")]
     pub multiline_input: bool,
     /// Text to put before what is typed (with -i)
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub in_prefix: String,
     /// Put BOS before what is typed (with -i)
     #[arg(long)]
     pub in_prefix_bos: bool,
     /// Text to put after what is typed (with -i)
-    #[arg(
-        long,
-        value_name = "TEXT",
-        default_value = "",
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub in_suffix: String,
-    /// No line editing
+    /// No line editing in conversations
     #[arg(long)]
     pub simple_io: bool,
     /// Colors for prompt and typed text: on, off or auto

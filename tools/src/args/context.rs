@@ -30,16 +30,7 @@ fn default() -> ContextOptions {
 impl ContextArgs {
     /// For the engine, for one sequence.
     pub fn options(&self) -> ContextOptions {
-        let &ContextArgs {
-            ctx_size,
-            batch_size: _,
-            ubatch_size,
-            keep: _,
-        } = self;
-        ContextOptions {
-            n_ctx: ctx_size as usize,
-            n_seq_max: default().n_seq_max,
-            n_ubatch: ubatch_size as usize,
-        }
+        let &ContextArgs { ctx_size, batch_size: _, ubatch_size, keep: _ } = self;
+        ContextOptions { n_ctx: ctx_size as usize, n_seq_max: default().n_seq_max, n_ubatch: ubatch_size as usize }
     }
 }

@@ -23,14 +23,7 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// For the engine.
     pub fn options(&self) -> DeviceOptions {
-        let &DeviceArgs {
-            threads,
-            simd,
-            list_devices: _,
-        } = self;
-        DeviceOptions {
-            threads: usize::try_from(threads).ok().filter(|&n| n > 0),
-            simd,
-        }
+        let &DeviceArgs { threads, simd, list_devices: _ } = self;
+        DeviceOptions { threads: usize::try_from(threads).ok().filter(|&n| n > 0), simd }
     }
 }

@@ -47,15 +47,8 @@ impl GgufArgs {
             [dump, file] if dump.as_os_str() == "dump" => Ok(file),
             [] => Err(usage("no file given")),
             [file, rest @ ..] => {
-                let extra = if file.as_os_str() == "dump" {
-                    rest.get(1)
-                } else {
-                    rest.first()
-                };
-                Err(usage(&format!(
-                    "unexpected argument '{}'",
-                    extra.unwrap_or(file).display()
-                )))
+                let extra = if file.as_os_str() == "dump" { rest.get(1) } else { rest.first() };
+                Err(usage(&format!("unexpected argument '{}'", extra.unwrap_or(file).display())))
             }
         }
     }

@@ -31,32 +31,19 @@ pub fn render(command: &Command, absent: &[Absent]) -> String {
     }
     for heading in headings {
         out.push_str(&format!("\n{heading}\n"));
-        for arg in command
-            .get_arguments()
-            .filter(|a| a.get_help_heading().unwrap_or("General") == heading)
-        {
+        for arg in command.get_arguments().filter(|a| a.get_help_heading().unwrap_or("General") == heading) {
             render_arg(&mut out, arg);
         }
     }
     if !absent.is_empty() {
         let list = |wanted: fn(&Policy) -> bool| {
             let rows = absent.iter().filter(|row| wanted(&row.policy));
-            rows.filter_map(|row| row.spellings.first().copied())
-                .collect::<Vec<_>>()
-                .join(" ")
+            rows.filter_map(|row| row.spellings.first().copied()).collect::<Vec<_>>().join(" ")
         };
         out.push_str("\nAccepted without effect\n");
-        wrap(
-            &mut out,
-            &list(|p| matches!(p, Policy::Ignored(_) | Policy::Silent)),
-            2,
-        );
+        wrap(&mut out, &list(|p| matches!(p, Policy::Ignored(_) | Policy::Silent)), 2);
         out.push_str("\nNot supported, except with values that change nothing\n");
-        wrap(
-            &mut out,
-            &list(|p| matches!(p, Policy::Refused(_) | Policy::Only(..))),
-            2,
-        );
+        wrap(&mut out, &list(|p| matches!(p, Policy::Refused(_) | Policy::Only(..))), 2);
     }
     if let Some(after) = command.get_after_help() {
         out.push('\n');
@@ -70,44 +57,25 @@ pub fn render(command: &Command, absent: &[Absent]) -> String {
 
 fn value_names(arg: &Arg) -> String {
     let names = arg.get_value_names().unwrap_or_default();
-    names
-        .iter()
-        .map(|n| n.as_str())
-        .collect::<Vec<_>>()
-        .join(" ")
+    names.iter().map(|n| n.as_str()).collect::<Vec<_>>().join(" ")
 }
 
 fn render_arg(out: &mut String, arg: &Arg) {
     let switch = super::value::is_switch(arg);
-    let mut left = format!(
-        "  {}",
-        spellings(arg)
-            .into_iter()
-            .map(|(s, _)| s)
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
+    let mut left = format!("  {}", spellings(arg).into_iter().map(|(s, _)| s).collect::<Vec<_>>().join(", "));
     if arg.is_positional() {
         left = format!("  {}", value_names(arg));
     } else if arg.get_action().takes_values() && !switch {
         let optional = arg.get_num_args().is_some_and(|n| n.min_values() == 0);
         let names = value_names(arg);
-        left.push_str(&if optional {
-            format!(" [{names}]")
-        } else {
-            format!(" {names}")
-        });
+        left.push_str(&if optional { format!(" [{names}]") } else { format!(" {names}") });
     }
     let mut help = match arg.get_id().as_str() {
         "help" => "Print this text".to_string(),
         "version" => "Print the version (to standard error)".to_string(),
         _ => arg.get_help().map(ToString::to_string).unwrap_or_default(),
     };
-    let defaults: Vec<_> = arg
-        .get_default_values()
-        .iter()
-        .map(|v| v.to_string_lossy())
-        .collect();
+    let defaults: Vec<_> = arg.get_default_values().iter().map(|v| v.to_string_lossy()).collect();
     if !defaults.is_empty() && !arg.is_hide_default_value_set() && arg.get_action().takes_values() {
         let default = match defaults.join(" ") {
             yes if switch && yes == "true" => "on".to_string(),
@@ -141,11 +109,7 @@ fn wrap(out: &mut String, text: &str, indent: usize) {
     let mut column = 0;
     for word in text.split([' ', '\n']).filter(|w| !w.is_empty()) {
         let long = indent + word.chars().count() > WIDTH;
-        let parts = if long {
-            word.split_inclusive(';').collect()
-        } else {
-            vec![word]
-        };
+        let parts = if long { word.split_inclusive(';').collect() } else { vec![word] };
         for (i, part) in parts.into_iter().enumerate() {
             let (space, width) = (usize::from(i == 0 && column > indent), part.chars().count());
             if column > indent && column + space + width > WIDTH {

@@ -46,25 +46,18 @@ pub fn parse<T: CommandFactory + FromArgMatches>(
     // As in llama.cpp, a flag that is given twice counts the last time.
     let mut command = T::command().args_override_self(true).max_term_width(80);
     command.build();
-    let argv =
-        argv::normalize(&command, absent, argv, |name| std::env::var_os(name)).map_err(|e| {
-            let (message, status) = match e {
-                ArgvError::Usage(m) => {
-                    (format!("{m}\n\nFor more information, try '--help'."), USAGE)
-                }
-                ArgvError::Unsupported(m) => (m, 1),
-            };
-            let _ = writeln!(std::io::stderr(), "error: {message}");
-            ExitCode::from(status)
-        })?;
+    let argv = argv::normalize(&command, absent, argv, |name| std::env::var_os(name)).map_err(|e| {
+        let (message, status) = match e {
+            ArgvError::Usage(m) => (format!("{m}\n\nFor more information, try '--help'."), USAGE),
+            ArgvError::Unsupported(m) => (m, 1),
+        };
+        let _ = writeln!(std::io::stderr(), "error: {message}");
+        ExitCode::from(status)
+    })?;
     let matches = command.try_get_matches_from_mut(argv.args);
     let parsed = matches.and_then(|matches| {
         let args = T::from_arg_matches(&matches)?;
-        Ok(Parsed {
-            args,
-            matches,
-            warnings: argv.warnings,
-        })
+        Ok(Parsed { args, matches, warnings: argv.warnings })
     });
     parsed.map_err(|e| match e.kind() {
         ErrorKind::DisplayHelp => {

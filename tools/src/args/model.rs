@@ -49,12 +49,7 @@ pub struct ModelArgs {
           value_parser = super::value::switch())]
     pub mlock: bool,
     /// The same in one word: auto, none, mmap, mlock, mmap+mlock or dio
-    #[arg(
-        long,
-        visible_alias = "lm",
-        value_name = "MODE",
-        env = "LLAMA_ARG_LOAD_MODE"
-    )]
+    #[arg(long, visible_alias = "lm", value_name = "MODE", env = "LLAMA_ARG_LOAD_MODE")]
     pub load_mode: Option<LoadMode>,
     /// Metadata to use in place of the file's; TYPE is int, float, bool or str; may be given several times
     #[arg(long, value_name = "KEY=TYPE:VALUE,...", value_parser = parse_overrides)]
@@ -74,10 +69,7 @@ pub struct ModelArgs {
 }
 
 fn positive(text: &str) -> Result<f32, String> {
-    let number = text
-        .parse()
-        .ok()
-        .filter(|x: &f32| x.is_finite() && *x >= 0.0);
+    let number = text.parse().ok().filter(|x: &f32| x.is_finite() && *x >= 0.0);
     number.ok_or_else(|| "expected a number above 0, or 0 for the model's".into())
 }
 
@@ -95,11 +87,7 @@ impl ModelArgs {
     /// Metadata to use instead of that in the file, and warnings about what is left aside.
     pub fn overrides(&self, metadata: &Metadata) -> (Vec<(String, Value)>, Vec<String>) {
         let (mut overrides, mut warnings) = (Vec::new(), Vec::new());
-        let arch = metadata
-            .str(key::GENERAL_ARCHITECTURE)
-            .ok()
-            .flatten()
-            .unwrap_or_default();
+        let arch = metadata.str(key::GENERAL_ARCHITECTURE).ok().flatten().unwrap_or_default();
         let rope = |suffix| key::of_arch(arch, suffix);
         if let Some(base) = self.rope_freq_base.filter(|&b| b > 0.0) {
             overrides.push((rope(key::ROPE_FREQ_BASE), Value::F32(base)));
@@ -144,10 +132,7 @@ impl Override {
     pub fn typed_as(&self, metadata: &Metadata) -> Result<(String, Value), String> {
         let Override { key, value } = self;
         let typed = value.typed_as(metadata.get(key)).map_err(|expected| {
-            format!(
-                "--override-kv {key}: the file's value is of type {expected}, not {}",
-                value.type_name()
-            )
+            format!("--override-kv {key}: the file's value is of type {expected}, not {}", value.type_name())
         })?;
         Ok((key.clone(), typed))
     }
@@ -222,30 +207,18 @@ pub(super) fn parse_overrides(text: &str) -> Result<Vec<Override>, String> {
 }
 
 fn parse_override(text: &str) -> Result<Override, String> {
-    let form = || {
-        format!("'{text}' is not of the form KEY=TYPE:VALUE, where TYPE is int, float, bool or str")
-    };
-    let (key, typed) = text
-        .split_once('=')
-        .filter(|(key, _)| !key.is_empty())
-        .ok_or_else(form)?;
+    let form = || format!("'{text}' is not of the form KEY=TYPE:VALUE, where TYPE is int, float, bool or str");
+    let (key, typed) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or_else(form)?;
     let (ty, value) = typed.split_once(':').ok_or_else(form)?;
     let bad = |what: &str| format!("'{value}' for {key} is no {what}");
     let value = match ty {
         "int" => OverrideValue::Int(value.parse().map_err(|_| bad("int"))?),
         "float" => OverrideValue::Float(value.parse().map_err(|_| bad("float"))?),
-        "bool" => OverrideValue::Bool(
-            value
-                .parse()
-                .map_err(|_| bad("bool: expected true or false"))?,
-        ),
+        "bool" => OverrideValue::Bool(value.parse().map_err(|_| bad("bool: expected true or false"))?),
         "str" => OverrideValue::Str(value.into()),
         _ => return Err(form()),
     };
-    Ok(Override {
-        key: key.into(),
-        value,
-    })
+    Ok(Override { key: key.into(), value })
 }
 
 #[cfg(test)]
@@ -260,24 +233,8 @@ mod tests {
     fn lists_are_split_at_commas() {
         let list = parse_overrides("a.b=int:1,c=str:x\\,y:z,d=bool:true").unwrap();
         assert_eq!(list.len(), 3);
-        assert_eq!(
-            list[1],
-            Override {
-                key: "c".into(),
-                value: OverrideValue::Str("x,y:z".into())
-            }
-        );
-        for bad in [
-            "",
-            "a",
-            "a=1",
-            "=int:1",
-            "a=int:x",
-            "a=bool:1",
-            "a=u32:1",
-            "a=int:1,",
-            "a=float:x",
-        ] {
+        assert_eq!(list[1], Override { key: "c".into(), value: OverrideValue::Str("x,y:z".into()) });
+        for bad in ["", "a", "a=1", "=int:1", "a=int:x", "a=bool:1", "a=u32:1", "a=int:1,", "a=float:x"] {
             assert!(parse_overrides(bad).is_err(), "{bad}");
         }
     }
@@ -287,10 +244,7 @@ mod tests {
         assert_eq!(typed("k=int:7", Some(Value::U32(1))), Ok(Value::U32(7)));
         assert_eq!(typed("k=int:-7", Some(Value::I32(1))), Ok(Value::I32(-7)));
         assert_eq!(typed("k=int:7", Some(Value::U64(1))), Ok(Value::U64(7)));
-        assert_eq!(
-            typed("k=float:0.5", Some(Value::F64(1.0))),
-            Ok(Value::F64(0.5))
-        );
+        assert_eq!(typed("k=float:0.5", Some(Value::F64(1.0))), Ok(Value::F64(0.5)));
         assert_eq!(typed("k=int:7", None), Ok(Value::U32(7)));
         assert_eq!(typed("k=int:-7", None), Ok(Value::I32(-7)));
         assert_eq!(typed("k=str:relu2", None), Ok("relu2".into()));

@@ -17,9 +17,7 @@ const USAGE: &str = "fabric-quantize [FLAGS] IN.gguf [OUT.gguf] TYPE [NTHREADS]"
 /// Flags and files.
 #[derive(Parser, Clone, Debug)]
 #[command(name = "fabric-quantize", version, override_usage = USAGE, after_help = types())]
-#[command(
-    about = "Writes a model with its tensors in another type, byte for byte as llama-quantize does"
-)]
+#[command(about = "Writes a model with its tensors in another type, byte for byte as llama-quantize does")]
 pub struct QuantizeArgs {
     /// Convert tensors that are quantized already; quality is better from 16 or 32 bits
     #[arg(long)]
@@ -51,22 +49,14 @@ pub struct QuantizeArgs {
     pub dry_run: bool,
     /// The model, of a split one the first file; where to write, if not to ggml-model-TYPE.gguf beside it; the type by
     /// name or number; the number of threads, if not one for each core
-    #[arg(
-        value_name = "IN.gguf [OUT.gguf] TYPE [NTHREADS]",
-        allow_negative_numbers = true
-    )]
+    #[arg(value_name = "IN.gguf [OUT.gguf] TYPE [NTHREADS]", allow_negative_numbers = true)]
     pub words: Vec<OsString>,
 }
 
 const NO_IMATRIX: Policy = Policy::Refused("there are no importance matrices here");
 
 const fn row(spellings: &'static [&'static str], takes: Takes, policy: Policy) -> Absent {
-    Absent {
-        spellings,
-        env: "",
-        takes,
-        policy,
-    }
+    Absent { spellings, env: "", takes, policy }
 }
 
 /// llama-quantize's flags that there is no field for.
@@ -74,21 +64,9 @@ pub const ABSENT: &[Absent] = &[
     row(&["--imatrix"], Takes::Value, NO_IMATRIX),
     row(&["--include-weights"], Takes::Value, NO_IMATRIX),
     row(&["--exclude-weights"], Takes::Value, NO_IMATRIX),
-    row(
-        &["--prune-layers"],
-        Takes::Value,
-        Policy::Refused("all layers are written"),
-    ),
-    row(
-        &["--keep-split"],
-        Takes::Nothing,
-        Policy::Refused("the output is one file"),
-    ),
-    row(
-        &["--max-buffer-size"],
-        Takes::Value,
-        Policy::Ignored("any model takes a few dozen MiB only"),
-    ),
+    row(&["--prune-layers"], Takes::Value, Policy::Refused("all layers are written")),
+    row(&["--keep-split"], Takes::Nothing, Policy::Refused("the output is one file")),
+    row(&["--max-buffer-size"], Takes::Value, Policy::Ignored("any model takes a few dozen MiB only")),
 ];
 
 /// What the words that are no flags say.
@@ -133,10 +111,7 @@ impl QuantizeArgs {
                     }
                     _ => usage("no type given"),
                 })?;
-                (
-                    Some(PathBuf::from(second)),
-                    parse_target(ty).map_err(|e| usage(&e.to_string()))?,
-                )
+                (Some(PathBuf::from(second)), parse_target(ty).map_err(|e| usage(&e.to_string()))?)
             }
         };
         let n_threads = match words.next() {
@@ -144,20 +119,10 @@ impl QuantizeArgs {
             None => 0,
         };
         if let Some(word) = words.next() {
-            return Err(usage(&format!(
-                "unexpected argument '{}'",
-                word.to_string_lossy()
-            )));
+            return Err(usage(&format!("unexpected argument '{}'", word.to_string_lossy())));
         }
-        let output = output.unwrap_or_else(|| {
-            input.with_file_name(format!("ggml-model-{}.gguf", target_name(target)))
-        });
-        Ok(Words {
-            input,
-            output,
-            target,
-            n_threads,
-        })
+        let output = output.unwrap_or_else(|| input.with_file_name(format!("ggml-model-{}.gguf", target_name(target))));
+        Ok(Words { input, output, target, n_threads })
     }
 
     /// The engine's options, for a model with this metadata.
@@ -190,11 +155,7 @@ impl QuantizeArgs {
             output_tensor_type: *output_tensor_type,
             token_embedding_type: *token_embedding_type,
             tensor_types,
-            metadata: override_kv
-                .iter()
-                .flatten()
-                .map(typed)
-                .collect::<Result<_, _>>()?,
+            metadata: override_kv.iter().flatten().map(typed).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -211,10 +172,7 @@ fn n_threads(word: &OsStr) -> Result<usize, String> {
     let n: Option<i64> = word.to_str().and_then(|w| w.parse().ok());
     match n.map(|n| usize::try_from(n).unwrap_or(0)) {
         Some(n) if n <= MAX_THREADS => Ok(n),
-        _ => Err(format!(
-            "'{}' is no number of threads: expected at most {MAX_THREADS}",
-            word.to_string_lossy()
-        )),
+        _ => Err(format!("'{}' is no number of threads: expected at most {MAX_THREADS}", word.to_string_lossy())),
     }
 }
 
@@ -228,26 +186,14 @@ fn ggml_type(text: &str) -> Result<GgmlType, String> {
 
 fn tensor_type(text: &str) -> Result<TensorTypeRule, String> {
     // The last: an expression may have one, a type has none.
-    let (pattern, ty) = text
-        .rsplit_once('=')
-        .filter(|(p, _)| !p.is_empty())
-        .ok_or("expected REGEX=TYPE")?;
-    Ok(TensorTypeRule {
-        pattern: pattern.into(),
-        ty: ggml_type(ty)?,
-    })
+    let (pattern, ty) = text.rsplit_once('=').filter(|(p, _)| !p.is_empty()).ok_or("expected REGEX=TYPE")?;
+    Ok(TensorTypeRule { pattern: pattern.into(), ty: ggml_type(ty)? })
 }
 
 fn rules_in(path: &Path) -> Result<Vec<TensorTypeRule>, Error> {
     let read = std::fs::read_to_string(path);
-    let text = read.map_err(|source| Error::File {
-        action: "read",
-        path: path.into(),
-        source,
-    })?;
-    let rule = |word| {
-        tensor_type(word).map_err(|e| Error::Usage(format!("{}: '{word}': {e}", path.display())))
-    };
+    let text = read.map_err(|source| Error::File { action: "read", path: path.into(), source })?;
+    let rule = |word| tensor_type(word).map_err(|e| Error::Usage(format!("{}: '{word}': {e}", path.display())));
     text.split_whitespace().map(rule).collect()
 }
 
@@ -265,46 +211,20 @@ mod tests {
 
     fn words(words: &[&str]) -> Result<Words, String> {
         let args = QuantizeArgs::parse_from(["x"].iter().chain(words));
-        args.words()
-            .map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+        args.words().map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
     }
 
-    fn quantized(
-        input: &str,
-        output: &str,
-        ftype: FType,
-        n_threads: usize,
-    ) -> Result<Words, String> {
-        Ok(Words {
-            input: input.into(),
-            output: output.into(),
-            target: Target::Quantize(ftype),
-            n_threads,
-        })
+    fn quantized(input: &str, output: &str, ftype: FType, n_threads: usize) -> Result<Words, String> {
+        Ok(Words { input: input.into(), output: output.into(), target: Target::Quantize(ftype), n_threads })
     }
 
     #[test]
     fn the_output_may_be_left_out() {
-        assert_eq!(
-            words(&["d/a.gguf", "tq2_0"]),
-            quantized("d/a.gguf", "d/ggml-model-TQ2_0.gguf", FType::TQ2_0, 0)
-        );
-        assert_eq!(
-            words(&["a.gguf", "15", "3"]),
-            quantized("a.gguf", "ggml-model-Q4_K_M.gguf", FType::Q4_K_M, 3)
-        );
-        assert_eq!(
-            words(&["a.gguf", "b.gguf", "Q4_K"]),
-            quantized("a.gguf", "b.gguf", FType::Q4_K_M, 0)
-        );
-        assert_eq!(
-            words(&["a.gguf", "b", "7", "-1"]),
-            quantized("a.gguf", "b", FType::Q8_0, 0)
-        );
-        assert_eq!(
-            words(&["a.gguf", "copy"]).map(|w| w.target),
-            Ok(Target::Copy)
-        );
+        assert_eq!(words(&["d/a.gguf", "tq2_0"]), quantized("d/a.gguf", "d/ggml-model-TQ2_0.gguf", FType::TQ2_0, 0));
+        assert_eq!(words(&["a.gguf", "15", "3"]), quantized("a.gguf", "ggml-model-Q4_K_M.gguf", FType::Q4_K_M, 3));
+        assert_eq!(words(&["a.gguf", "b.gguf", "Q4_K"]), quantized("a.gguf", "b.gguf", FType::Q4_K_M, 0));
+        assert_eq!(words(&["a.gguf", "b", "7", "-1"]), quantized("a.gguf", "b", FType::Q8_0, 0));
+        assert_eq!(words(&["a.gguf", "copy"]).map(|w| w.target), Ok(Target::Copy));
     }
 
     #[test]
@@ -313,48 +233,24 @@ mod tests {
             (&[][..], "no model given"),
             (&["a.gguf"], "no type given"),
             (&["a.gguf", "b.gguf"], "no type given"),
-            (
-                &["a.gguf", "Q9"],
-                "'Q9' is no type, and as the name of the output it lacks a type after it",
-            ),
-            (
-                &["a.gguf", "Q8_0", "x"],
-                "'x' is no number of threads: expected at most 512",
-            ),
-            (
-                &["a.gguf", "Q8_0", "513"],
-                "'513' is no number of threads: expected at most 512",
-            ),
+            (&["a.gguf", "Q9"], "'Q9' is no type, and as the name of the output it lacks a type after it"),
+            (&["a.gguf", "Q8_0", "x"], "'x' is no number of threads: expected at most 512"),
+            (&["a.gguf", "Q8_0", "513"], "'513' is no number of threads: expected at most 512"),
             (&["a.gguf", "Q8_0", "1", "2"], "unexpected argument '2'"),
         ] {
             assert_eq!(words(given), Err(expected.into()), "{given:?}");
         }
-        for given in [
-            &["a.gguf", "Q5_K_M"][..],
-            &["a.gguf", "b.gguf", "Q5_K_M"],
-            &["a.gguf", "17"],
-        ] {
+        for given in [&["a.gguf", "Q5_K_M"][..], &["a.gguf", "b.gguf", "Q5_K_M"], &["a.gguf", "17"]] {
             let error = words(given).unwrap_err();
-            assert!(
-                error.starts_with("type Q5_K_M is not supported: there is no codec for it"),
-                "{error}"
-            );
+            assert!(error.starts_with("type Q5_K_M is not supported: there is no codec for it"), "{error}");
         }
     }
 
     #[test]
     fn rules_end_with_a_type() {
-        let rule = |pattern: &str, ty| {
-            Ok(TensorTypeRule {
-                pattern: pattern.into(),
-                ty,
-            })
-        };
+        let rule = |pattern: &str, ty| Ok(TensorTypeRule { pattern: pattern.into(), ty });
         assert_eq!(tensor_type("attn_v=q8_0"), rule("attn_v", GgmlType::Q8_0));
-        assert_eq!(
-            tensor_type(r"blk\.(?=x)=Q6_K"),
-            rule(r"blk\.(?=x)", GgmlType::Q6_K)
-        );
+        assert_eq!(tensor_type(r"blk\.(?=x)=Q6_K"), rule(r"blk\.(?=x)", GgmlType::Q6_K));
         for bad in ["", "attn_v", "=q8_0", "attn_v=", "attn_v=q9"] {
             assert!(tensor_type(bad).is_err(), "{bad}");
         }

@@ -10,20 +10,11 @@ use std::sync::LazyLock;
 static DEFAULT: LazyLock<SamplerParams> = LazyLock::new(SamplerParams::default);
 
 fn default_names() -> String {
-    DEFAULT
-        .samplers
-        .iter()
-        .map(|s| s.name())
-        .collect::<Vec<_>>()
-        .join(";")
+    DEFAULT.samplers.iter().map(|s| s.name()).collect::<Vec<_>>().join(";")
 }
 
 fn default_breakers() -> Vec<String> {
-    DEFAULT
-        .dry_sequence_breaker
-        .iter()
-        .map(|s| s.escape_default().to_string().replace("\\\"", "\""))
-        .collect()
+    DEFAULT.dry_sequence_breaker.iter().map(|s| s.escape_default().to_string().replace("\\\"", "\"")).collect()
 }
 
 /// Flags of the samplers. Where the model's file recommends values, they take the place of the defaults.
@@ -193,15 +184,9 @@ impl SamplingArgs {
 
 /// Puts what the model's file recommends (`general.sampling.*`) in the place of values that the user did not set.
 /// Returns a line for each.
-pub fn recommend(
-    params: &mut SamplerParams,
-    metadata: &Metadata,
-    matches: &ArgMatches,
-) -> Vec<String> {
+pub fn recommend(params: &mut SamplerParams, metadata: &Metadata, matches: &ArgMatches) -> Vec<String> {
     recommend_unless(params, metadata, |flag| {
-        matches
-            .value_source(flag)
-            .is_some_and(|source| source != ValueSource::DefaultValue)
+        matches.value_source(flag).is_some_and(|source| source != ValueSource::DefaultValue)
     })
 }
 
@@ -217,39 +202,21 @@ const RECOMMENDED: &[(&str, &str, Apply)] = &[
     ("top_k", "top_k", |p, v| number(&mut p.top_k, v)),
     ("top_p", "top_p", |p, v| number(&mut p.top_p, v)),
     ("min_p", "min_p", |p, v| number(&mut p.min_p, v)),
-    ("xtc_probability", "xtc_probability", |p, v| {
-        number(&mut p.xtc_probability, v)
-    }),
-    ("xtc_threshold", "xtc_threshold", |p, v| {
-        number(&mut p.xtc_threshold, v)
-    }),
-    ("penalty_last_n", "repeat_last_n", |p, v| {
-        number(&mut p.repeat_last_n, v)
-    }),
-    ("penalty_repeat", "repeat_penalty", |p, v| {
-        number(&mut p.repeat_penalty, v)
-    }),
+    ("xtc_probability", "xtc_probability", |p, v| number(&mut p.xtc_probability, v)),
+    ("xtc_threshold", "xtc_threshold", |p, v| number(&mut p.xtc_threshold, v)),
+    ("penalty_last_n", "repeat_last_n", |p, v| number(&mut p.repeat_last_n, v)),
+    ("penalty_repeat", "repeat_penalty", |p, v| number(&mut p.repeat_penalty, v)),
     ("mirostat", "mirostat", |p, v| number(&mut p.mirostat, v)),
-    ("mirostat_tau", "mirostat_ent", |p, v| {
-        number(&mut p.mirostat_ent, v)
-    }),
-    ("mirostat_eta", "mirostat_lr", |p, v| {
-        number(&mut p.mirostat_lr, v)
-    }),
+    ("mirostat_tau", "mirostat_ent", |p, v| number(&mut p.mirostat_ent, v)),
+    ("mirostat_eta", "mirostat_lr", |p, v| number(&mut p.mirostat_lr, v)),
 ];
 
 fn number<T: std::str::FromStr>(field: &mut T, text: &str) -> Result<(), String> {
-    *field = text
-        .parse()
-        .map_err(|_| format!("'{text}' is no number of the right kind"))?;
+    *field = text.parse().map_err(|_| format!("'{text}' is no number of the right kind"))?;
     Ok(())
 }
 
-fn recommend_unless(
-    params: &mut SamplerParams,
-    metadata: &Metadata,
-    is_set: impl Fn(&str) -> bool,
-) -> Vec<String> {
+fn recommend_unless(params: &mut SamplerParams, metadata: &Metadata, is_set: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines = Vec::new();
     for &(name, flag, apply) in RECOMMENDED {
         let key = format!("general.sampling.{name}");
@@ -261,8 +228,8 @@ fn recommend_unless(
             continue;
         }
         let mut changed = params.clone();
-        let applied = apply(&mut changed, &value.to_string())
-            .and_then(|()| changed.validate().map_err(|e| e.to_string()));
+        let applied =
+            apply(&mut changed, &value.to_string()).and_then(|()| changed.validate().map_err(|e| e.to_string()));
         match applied {
             Ok(()) => {
                 *params = changed;
@@ -287,8 +254,7 @@ mod tests {
     fn parse(argv: &[&str]) -> SamplerParams {
         let argv = std::iter::once("x").chain(argv.iter().copied());
         let only = <Only as clap::Parser>::try_parse_from(argv).unwrap();
-        only.sampling
-            .params(|s| String::from_utf8(crate::escape::process(s.as_bytes())).unwrap())
+        only.sampling.params(|s| String::from_utf8(crate::escape::process(s.as_bytes())).unwrap())
     }
 
     #[test]
@@ -299,18 +265,9 @@ mod tests {
     #[test]
     fn the_last_order_of_samplers_wins() {
         use SamplerType::{Temperature, TopK};
-        assert_eq!(
-            parse(&["--samplers=top_k;temperature"]).samplers,
-            [TopK, Temperature]
-        );
-        assert_eq!(
-            parse(&["--samplers=top_k", "--sampler-seq=tk"]).samplers,
-            [Temperature, TopK]
-        );
-        assert_eq!(
-            parse(&["--sampler-seq=tk", "--samplers=top_k"]).samplers,
-            [TopK]
-        );
+        assert_eq!(parse(&["--samplers=top_k;temperature"]).samplers, [TopK, Temperature]);
+        assert_eq!(parse(&["--samplers=top_k", "--sampler-seq=tk"]).samplers, [Temperature, TopK]);
+        assert_eq!(parse(&["--sampler-seq=tk", "--samplers=top_k"]).samplers, [TopK]);
     }
 
     #[test]
@@ -319,11 +276,7 @@ mod tests {
             parse(&["--dry-sequence-breaker=\\n", "--dry-sequence-breaker=."]).dry_sequence_breaker,
             ["\n", "."]
         );
-        assert!(
-            parse(&["--dry-sequence-breaker=none"])
-                .dry_sequence_breaker
-                .is_empty()
-        );
+        assert!(parse(&["--dry-sequence-breaker=none"]).dry_sequence_breaker.is_empty());
     }
 
     #[test]
@@ -335,18 +288,10 @@ mod tests {
         metadata.insert("general.sampling.penalty_repeat", -1.0f32);
         metadata.insert("general.sampling.mirostat", "x");
         let mut params = SamplerParams::default();
-        let lines = recommend_unless(&mut params, &metadata, |flag| {
-            flag == "top_k" || flag == "sampler_seq"
-        });
-        let expected = SamplerParams {
-            temp: 0.25,
-            ..SamplerParams::default()
-        };
+        let lines = recommend_unless(&mut params, &metadata, |flag| flag == "top_k" || flag == "sampler_seq");
+        let expected = SamplerParams { temp: 0.25, ..SamplerParams::default() };
         assert_eq!(params, expected);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(
-            lines[1].contains("repeat_penalty") && lines[2].contains("'x'"),
-            "{lines:?}"
-        );
+        assert!(lines[1].contains("repeat_penalty") && lines[2].contains("'x'"), "{lines:?}");
     }
 }

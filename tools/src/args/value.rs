@@ -4,9 +4,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use std::str::FromStr;
 
 /// What environment variables of boolean flags may hold; the first four mean yes.
-const SWITCH_VALUES: [&str; 8] = [
-    "true", "1", "on", "enabled", "false", "0", "off", "disabled",
-];
+const SWITCH_VALUES: [&str; 8] = ["true", "1", "on", "enabled", "false", "0", "off", "disabled"];
 
 /// Whether a word means yes.
 pub fn is_yes(word: &str) -> bool {
@@ -20,9 +18,7 @@ pub fn switch() -> impl TypedValueParser<Value = bool> {
 
 /// Whether a flag was defined with [`switch`].
 pub fn is_switch(arg: &clap::Arg) -> bool {
-    arg.get_possible_values()
-        .first()
-        .is_some_and(|v| v.get_name() == SWITCH_VALUES[0])
+    arg.get_possible_values().first().is_some_and(|v| v.get_name() == SWITCH_VALUES[0])
 }
 
 /// A seed: -1 stands for a random one, which is the largest u32.
@@ -42,16 +38,11 @@ pub fn seed(text: &str) -> Result<u32, String> {
 /// # Errors
 /// If it is not of that form.
 pub fn logit_bias(text: &str) -> Result<(u32, f32), String> {
-    let form =
-        || "expected a token id, + or -, and a number, as in 15043+1 or 15043-0.5".to_string();
+    let form = || "expected a token id, + or -, and a number, as in 15043+1 or 15043-0.5".to_string();
     let sign = text.find(['+', '-']).ok_or_else(form)?;
     let id = text[..sign].parse().map_err(|_| form())?;
     let bias = f32::from_str(&text[sign..]).map_err(|_| form())?;
-    if bias.is_nan() {
-        Err(form())
-    } else {
-        Ok((id, bias))
-    }
+    if bias.is_nan() { Err(form()) } else { Ok((id, bias)) }
 }
 
 /// A number of tokens where -1 and -2 have a meaning.
@@ -59,9 +50,10 @@ pub fn logit_bias(text: &str) -> Result<(u32, f32), String> {
 /// # Errors
 /// If it is no whole number from -2.
 pub fn n_predict(text: &str) -> Result<i32, String> {
-    text.parse().ok().filter(|&n| n >= -2).ok_or_else(|| {
-        "expected -1 (no limit), -2 (until the context is full) or a number of tokens".into()
-    })
+    text.parse()
+        .ok()
+        .filter(|&n| n >= -2)
+        .ok_or_else(|| "expected -1 (no limit), -2 (until the context is full) or a number of tokens".into())
 }
 
 #[cfg(test)]
@@ -83,17 +75,7 @@ mod tests {
         assert_eq!(logit_bias("15043+1"), Ok((15043, 1.0)));
         assert_eq!(logit_bias("7-0.5"), Ok((7, -0.5)));
         assert_eq!(logit_bias("7-inf"), Ok((7, f32::NEG_INFINITY)));
-        for bad in [
-            "",
-            "7",
-            "+1",
-            "-1",
-            "7+",
-            "7+x",
-            "7+nan",
-            "99999999999+1",
-            "a+1",
-        ] {
+        for bad in ["", "7", "+1", "-1", "7+", "7+x", "7+nan", "99999999999+1", "a+1"] {
             assert!(logit_bias(bad).is_err(), "{bad}");
         }
     }

@@ -40,35 +40,18 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_bad) {
         return Cow::Borrowed(text);
     }
-    let escaped = text.chars().map(|c| {
-        if is_bad(c) {
-            c.escape_debug().to_string()
-        } else {
-            c.to_string()
-        }
-    });
+    let escaped = text.chars().map(|c| if is_bad(c) { c.escape_debug().to_string() } else { c.to_string() });
     Cow::Owned(escaped.collect())
 }
 
 /// False if a check found something.
 fn show(args: &GgufArgs, out: &mut impl Write) -> Result<bool, Error> {
     let path = args.file()?;
-    let GgufArgs {
-        json,
-        no_tensors,
-        key,
-        full,
-        check,
-        words: _,
-    } = args;
+    let GgufArgs { json, no_tensors, key, full, check, words: _ } = args;
     let model = Gguf::open(path)?;
     if *check {
         let checked = Checked::new(&model);
-        let written = if *json {
-            json::checked(out, &checked)
-        } else {
-            text::checked(out, &model, &checked)
-        };
+        let written = if *json { json::checked(out, &checked) } else { text::checked(out, &model, &checked) };
         written.map_err(Error::Output)?;
         return Ok(checked.bad.is_empty());
     }
@@ -76,18 +59,11 @@ fn show(args: &GgufArgs, out: &mut impl Write) -> Result<bool, Error> {
         Some(key) => {
             let missing = || gguf::Error::MissingKey { key: key.clone() };
             let value = model.metadata().get(key).ok_or_else(missing)?;
-            if *json {
-                json::pair(out, key, value).and_then(|()| writeln!(out))
-            } else {
-                value_alone(out, value)
-            }
+            if *json { json::pair(out, key, value).and_then(|()| writeln!(out)) } else { value_alone(out, value) }
         }
         None if *json => json::dump(out, &model, !no_tensors),
         None => {
-            let name = path
-                .file_name()
-                .unwrap_or(path.as_os_str())
-                .to_string_lossy();
+            let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
             text::dump(out, &name, &model, !no_tensors, *full)
         }
     };
@@ -104,8 +80,9 @@ fn value_alone(out: &mut impl Write, value: &Value) -> std::io::Result<()> {
             writeln!(out)
         }
         Value::String(s) => writeln!(out, "{}", printable(&s.to_string().replace('\t', "    "))),
-        Value::Array(array) => text::elements(array, usize::MAX, false)
-            .try_for_each(|element| writeln!(out, "{element}")),
+        Value::Array(array) => {
+            text::elements(array, usize::MAX, false).try_for_each(|element| writeln!(out, "{element}"))
+        }
         number => writeln!(out, "{}", text::scalar(number)),
     }
 }
@@ -120,11 +97,7 @@ struct Checked<'a> {
 
 impl Checked<'_> {
     fn new(model: &Gguf) -> Checked<'_> {
-        let mut checked = Checked {
-            good: 0,
-            unchecked: Vec::new(),
-            bad: Vec::new(),
-        };
+        let mut checked = Checked { good: 0, unchecked: Vec::new(), bad: Vec::new() };
         for tensor in model.tensors() {
             match check_tensor(model, tensor) {
                 Ok(true) => checked.good += 1,

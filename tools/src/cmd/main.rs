@@ -63,11 +63,7 @@ pub struct MainArgs {
 
 /// Runs the tool; the first of `argv` is the program's name.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed {
-        args,
-        matches,
-        warnings,
-    } = match args::parse::<MainArgs>(argv, MAIN) {
+    let Parsed { args, matches, warnings } = match args::parse::<MainArgs>(argv, MAIN) {
         Ok(parsed) => parsed,
         Err(status) => return status,
     };
@@ -110,32 +106,22 @@ impl Main<'_> {
         let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;
         if options.n_ctx > trained {
-            log.warning(format_args!("the context (-c {}) is larger than the {trained} tokens that the model was trained for", options.n_ctx));
+            log.warning(format_args!(
+                "the context (-c {}) is larger than the {trained} tokens that the model was trained for",
+                options.n_ctx
+            ));
         }
         // Short prompts need no large graph, which would only take memory.
         options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
-        let mut session = Session::new(
-            &model,
-            options,
-            args.context.batch_size as usize,
-            perf.clone(),
-        )?;
+        let mut session = Session::new(&model, options, args.context.batch_size as usize, perf.clone())?;
         let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;
         if args.generation.warmup {
             session.warm_up()?;
         }
         perf.loaded();
         session.perf = perf;
-        let main = Main {
-            args,
-            log,
-            sampler,
-            prompt,
-        };
-        let mut out = Output::new(
-            std::io::stdout().lock(),
-            args.typing.color.applies(std::io::stdout().is_terminal()),
-        );
+        let main = Main { args, log, sampler, prompt };
+        let mut out = Output::new(std::io::stdout().lock(), args.typing.color.applies(std::io::stdout().is_terminal()));
         let status = match main.template(&model)? {
             Some(template) => main.chat(&mut session, &mut out, template, kwargs),
             None => main.complete(&mut session, &mut out),
@@ -150,23 +136,16 @@ impl Main<'_> {
 
     /// The chat template, if a conversation is to be held.
     fn template(&self, model: &Model) -> Result<Option<ChatTemplate>, Error> {
-        let ChatArgs {
-            conversation,
-            chat_template,
-            chat_template_file,
-            ..
-        } = &self.args.chat;
+        let ChatArgs { conversation, chat_template, chat_template_file, .. } = &self.args.chat;
         let metadata = model.metadata().str(gguf::key::TOKENIZER_CHAT_TEMPLATE)?;
         let named = chat_template.is_some() || chat_template_file.is_some();
-        let wanted = conversation
-            .unwrap_or((metadata.is_some() || named) && self.args.generation.logits_file.is_none());
+        let wanted =
+            conversation.unwrap_or((metadata.is_some() || named) && self.args.generation.logits_file.is_none());
         let Some(vocab) = model.vocab().filter(|_| wanted) else {
             return Ok(None);
         };
         let text = |id: Option<u32>| {
-            let piece = id
-                .map(|id| vocab.token_to_piece(id, true))
-                .unwrap_or_default();
+            let piece = id.map(|id| vocab.token_to_piece(id, true)).unwrap_or_default();
             String::from_utf8_lossy(&piece).into_owned()
         };
         let (bos, eos) = (text(vocab.bos()), text(vocab.eos()));
@@ -175,8 +154,7 @@ impl Main<'_> {
             (None, Some(text), _) => ChatTemplate::by_name_or_source(text, &bos, &eos)?,
             (None, None, Some(source)) => ChatTemplate::new(source, &bos, &eos)?,
             (None, None, None) => {
-                self.log
-                    .warning("the model has no chat template: using ChatML, which it may not know");
+                self.log.warning("the model has no chat template: using ChatML, which it may not know");
                 ChatTemplate::default_for(&bos, &eos)?
             }
         };
@@ -189,13 +167,7 @@ impl Main<'_> {
     }
 
     fn stops(&self) -> StopTexts {
-        StopTexts::new(
-            self.args
-                .generation
-                .reverse_prompt
-                .iter()
-                .map(|t| self.unescape(t).into_bytes()),
-        )
+        StopTexts::new(self.args.generation.reverse_prompt.iter().map(|t| self.unescape(t).into_bytes()))
     }
 
     fn unescape(&self, text: &str) -> String {
@@ -209,17 +181,9 @@ impl Main<'_> {
         template: ChatTemplate,
         kwargs: Map<String, Json>,
     ) -> Result<ExitCode, Error> {
-        let ChatArgs {
-            system_prompt,
-            system_prompt_file,
-            single_turn,
-            show_timings,
-            ..
-        } = &self.args.chat;
+        let ChatArgs { system_prompt, system_prompt_file, single_turn, show_timings, .. } = &self.args.chat;
         if self.args.generation.logits_file.is_some() {
-            return Err(Error::Usage(
-                "--logits-file is for completions: give -no-cnv too".into(),
-            ));
+            return Err(Error::Usage("--logits-file is for completions: give -no-cnv too".into()));
         }
         let system = match (system_prompt_file, system_prompt) {
             (Some(path), _) => Some(prompt::read_text(path)?),
@@ -238,8 +202,7 @@ impl Main<'_> {
             show_timings: *show_timings,
         };
         let mut chat = Chat::new(session, out, self.log, options);
-        let mut editor =
-            LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
+        let mut editor = LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
         let mut stop = None;
         if let Some(prompt) = &self.prompt {
             stop = Some(chat.first(&String::from_utf8_lossy(prompt))?);
@@ -257,19 +220,12 @@ impl Main<'_> {
         let (params, vocab) = &self.sampler;
         let log = self.log;
         log.info(format_args!("sampler seed: {}", params.seed));
-        log.info(format_args!(
-            "sampler params: \n{}",
-            sampler::describe(params)
-        ));
+        log.info(format_args!("sampler params: \n{}", sampler::describe(params)));
         if let Ok(chain) = SamplerChain::new(params, vocab) {
             log.info(format_args!("sampler chain: {}", chain.describe()));
         }
         let keep = usize::try_from(self.args.context.keep).unwrap_or(usize::MAX);
-        let n_keep = if keep >= n_prompt {
-            n_prompt
-        } else {
-            keep + usize::from(session.vocab().add_bos())
-        };
+        let n_keep = if keep >= n_prompt { n_prompt } else { keep + usize::from(session.vocab().add_bos()) };
         log.info(format_args!(
             "generate: n_ctx = {}, n_batch = {}, n_predict = {}, n_keep = {n_keep}\n",
             session.n_ctx(),
@@ -300,25 +256,14 @@ fn template_kwargs(args: &ChatArgs) -> Result<Map<String, Json>, Error> {
     };
     match serde_json::from_str(text) {
         Ok(Json::Object(map)) => Ok(map),
-        Ok(_) => Err(Error::Usage(format!(
-            "--chat-template-kwargs: '{text}' is no JSON object"
-        ))),
+        Ok(_) => Err(Error::Usage(format!("--chat-template-kwargs: '{text}' is no JSON object"))),
         Err(e) => Err(Error::Usage(format!("--chat-template-kwargs: {e}"))),
     }
 }
 
 fn list_devices() -> Result<ExitCode, Error> {
-    let levels: Vec<_> = SimdLevel::available()
-        .iter()
-        .map(ToString::to_string)
-        .collect();
-    let text = format!(
-        "Available devices:\n  CPU: {} (levels: {})\n",
-        SimdLevel::detect(),
-        levels.join(", ")
-    );
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .map_err(Error::Output)?;
+    let levels: Vec<_> = SimdLevel::available().iter().map(ToString::to_string).collect();
+    let text = format!("Available devices:\n  CPU: {} (levels: {})\n", SimdLevel::detect(), levels.join(", "));
+    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
     Ok(ExitCode::SUCCESS)
 }

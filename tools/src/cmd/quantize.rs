@@ -21,10 +21,7 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     for warning in &parsed.warnings {
         tell(format_args!("warning: {warning}\n"));
     }
-    let result = parsed
-        .args
-        .words()
-        .and_then(|words| quantize(&parsed.args, &words));
+    let result = parsed.args.words().and_then(|words| quantize(&parsed.args, &words));
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(interrupt::INTERRUPTED),
@@ -49,20 +46,11 @@ fn tell(message: Arguments) {
 
 fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
     let start = Instant::now();
-    let Words {
-        input,
-        output,
-        target,
-        n_threads,
-    } = words;
+    let Words { input, output, target, n_threads } = words;
     let model = Gguf::open(input)?;
     let options = args.options(*target, model.metadata())?;
     let (from, to) = (input.display(), output.display());
-    let threads = if *n_threads > 0 {
-        format!(" using {n_threads} threads")
-    } else {
-        String::new()
-    };
+    let threads = if *n_threads > 0 { format!(" using {n_threads} threads") } else { String::new() };
     if args.dry_run {
         tell(format_args!(
             "fabric-quantize: calculating quantization size for '{from}' as {}{threads}\n",
@@ -70,10 +58,7 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
         ));
     } else {
         refuse_to_replace_input(&model, input, output)?;
-        tell(format_args!(
-            "fabric-quantize: quantizing '{from}' to '{to}' as {}{threads}\n",
-            target_name(*target)
-        ));
+        tell(format_args!("fabric-quantize: quantizing '{from}' to '{to}' as {}{threads}\n", target_name(*target)));
     }
     let plan = Plan::new(&model, &options)?;
     tell_warnings(&plan);
@@ -81,14 +66,7 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
     if args.dry_run {
         for (i, t) in plan.tensors().iter().enumerate() {
             tell_tensor(i, &plan, t);
-            tell_size(
-                t,
-                if t.is_converted() {
-                    format!(" ({})", ggml_type_name(t.ty))
-                } else {
-                    String::new()
-                },
-            );
+            tell_size(t, if t.is_converted() { format!(" ({})", ggml_type_name(t.ty)) } else { String::new() });
         }
     } else if let Outcome::Interrupted = write(&model, &plan, output, *n_threads)? {
         return Ok(Outcome::Interrupted);
@@ -133,10 +111,7 @@ fn tell_tensor(i: usize, plan: &Plan, t: &PlannedTensor) {
     let [a, b, c, d] = t.source.ne;
     let (name, ty) = (printable(&t.source.name), ggml_type_name(t.source.ty));
     let n = plan.tensors().len();
-    tell(format_args!(
-        "[{:4}/{n:4}] {name:<36} - [{a:6}, {b:6}, {c:6}, {d:6}], type = {ty:>6}, ",
-        i + 1
-    ));
+    tell(format_args!("[{:4}/{n:4}] {name:<36} - [{a:6}, {b:6}, {c:6}, {d:6}], type = {ty:>6}, ", i + 1));
 }
 
 fn mib(bytes: u64) -> f64 {
@@ -146,9 +121,7 @@ fn mib(bytes: u64) -> f64 {
 fn tell_size(t: &PlannedTensor, suffix: String) {
     let (from, to) = (mib(t.source.n_bytes), mib(t.n_bytes));
     if t.is_converted() {
-        tell(format_args!(
-            "size = {from:8.2} MiB -> {to:8.2} MiB{suffix}\n"
-        ));
+        tell(format_args!("size = {from:8.2} MiB -> {to:8.2} MiB{suffix}\n"));
     } else {
         tell(format_args!("size = {from:8.3} MiB\n"));
     }
@@ -159,17 +132,11 @@ fn tell_warnings(plan: &Plan) {
         let name = printable(&t.source.name);
         if let Some(rule) = t.rule {
             let (from, to) = (ggml_type_name(rule.from), ggml_type_name(rule.to));
-            tell(format_args!(
-                "fabric-quantize: {name:<36} - applying manual override: {from} -> {to}\n"
-            ));
+            tell(format_args!("fabric-quantize: {name:<36} - applying manual override: {from} -> {to}\n"));
         }
         if let Some(Fallback { wanted, ne0 }) = t.fallback {
             let (block, ty) = (wanted.block_size(), ggml_type_name(wanted));
-            let unusual = if t.ty == GgmlType::F16 {
-                "(WARNING: must use F16 due to unusual shape) "
-            } else {
-                ""
-            };
+            let unusual = if t.ty == GgmlType::F16 { "(WARNING: must use F16 due to unusual shape) " } else { "" };
             tell(format_args!(
                 "warning: {name:<36} - ncols {ne0:6} not divisible by {block:3} (required for type {ty:>7}) \
                  {unusual}-> falling back to {:>7}\n",
@@ -182,22 +149,12 @@ fn tell_warnings(plan: &Plan) {
 fn tell_summary(plan: &Plan) {
     let bpw = |bytes: u64| bytes as f64 * 8.0 / plan.n_elements().max(1) as f64;
     for (what, bytes) in [("model", plan.source_bytes()), ("quant", plan.n_bytes())] {
-        tell(format_args!(
-            "fabric-quantize: {what} size  = {:8.2} MiB ({:.2} BPW)\n",
-            mib(bytes),
-            bpw(bytes)
-        ));
+        tell(format_args!("fabric-quantize: {what} size  = {:8.2} MiB ({:.2} BPW)\n", mib(bytes), bpw(bytes)));
     }
-    let n_fallback = plan
-        .tensors()
-        .iter()
-        .filter(|t| t.fallback.is_some())
-        .count();
+    let n_fallback = plan.tensors().iter().filter(|t| t.fallback.is_some()).count();
     if n_fallback > 0 {
         let n = plan.tensors().len();
-        tell(format_args!(
-            "fabric-quantize: WARNING: {n_fallback} of {n} tensor(s) required fallback quantization\n"
-        ));
+        tell(format_args!("fabric-quantize: WARNING: {n_fallback} of {n} tensor(s) required fallback quantization\n"));
     }
 }
 
@@ -205,24 +162,15 @@ fn tell_summary(plan: &Plan) {
 fn refuse_to_replace_input(model: &Gguf, input: &Path, output: &Path) -> Result<(), Error> {
     let n = u16::try_from(model.n_files()).unwrap_or(u16::MAX);
     let first = gguf::split_file_name("", 0, n);
-    let name = input
-        .file_name()
-        .and_then(|n| n.to_str())
-        .unwrap_or_default();
+    let name = input.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let is_same = match name.strip_suffix(&first) {
-        Some(prefix) if n > 1 => (0..n).any(|no| {
-            same_file(
-                &input.with_file_name(gguf::split_file_name(prefix, no, n)),
-                output,
-            )
-        }),
+        Some(prefix) if n > 1 => {
+            (0..n).any(|no| same_file(&input.with_file_name(gguf::split_file_name(prefix, no, n)), output))
+        }
         _ => same_file(input, output),
     };
     if is_same {
-        return Err(Error::Usage(format!(
-            "input and output are the same file: {}",
-            output.display()
-        )));
+        return Err(Error::Usage(format!("input and output are the same file: {}", output.display())));
     }
     Ok(())
 }

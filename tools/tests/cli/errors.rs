@@ -89,14 +89,9 @@ fn cut(metadata: &mut gguf::Metadata, key: &str, n: usize) {
 fn model_files_that_are_broken() {
     let tiny = tiny();
     let keep = |name: &str| Some(name.to_string());
-    let without =
-        |missing: &'static str| move |name: &str| (name != missing).then(|| name.to_string());
+    let without = |missing: &'static str| move |name: &str| (name != missing).then(|| name.to_string());
     let renamed = |name: &str| Some(name.replace("blk.0.attn_q.weight", "blk.0.attn_z.weight"));
-    let vocab = [
-        "tokenizer.ggml.tokens",
-        "tokenizer.ggml.scores",
-        "tokenizer.ggml.token_type",
-    ];
+    let vocab = ["tokenizer.ggml.tokens", "tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
     let cases: Vec<(&str, Vec<u8>)> = vec![
         ("empty", vec![]),
         ("text", b"hello, this is no model".to_vec()),
@@ -104,85 +99,22 @@ fn model_files_that_are_broken() {
         ("version 9", [b"GGUF\x09\0\0\0", &tiny[8..]].concat()),
         ("cut in header", tiny[..1000].to_vec()),
         ("cut in data", tiny[..tiny.len() - 100].to_vec()),
-        (
-            "unknown architecture",
-            tiny_with(
-                |m| drop(m.insert(key::GENERAL_ARCHITECTURE, "nonsense")),
-                keep,
-            ),
-        ),
-        (
-            "no architecture",
-            tiny_with(|m| drop(m.remove(key::GENERAL_ARCHITECTURE)), keep),
-        ),
-        (
-            "adapter",
-            tiny_with(|m| drop(m.insert(key::GENERAL_TYPE, "adapter")), keep),
-        ),
-        (
-            "no block count",
-            tiny_with(|m| drop(m.remove("bitnet.block_count")), keep),
-        ),
-        (
-            "block count of another type",
-            tiny_with(|m| drop(m.insert("bitnet.block_count", 6u64)), keep),
-        ),
-        (
-            "absurd width",
-            tiny_with(
-                |m| drop(m.insert("bitnet.embedding_length", u32::MAX)),
-                keep,
-            ),
-        ),
-        (
-            "no heads",
-            tiny_with(
-                |m| drop(m.insert("bitnet.attention.head_count", 0u32)),
-                keep,
-            ),
-        ),
-        (
-            "missing tensor",
-            tiny_with(|_| (), without("blk.3.ffn_down.weight")),
-        ),
+        ("unknown architecture", tiny_with(|m| drop(m.insert(key::GENERAL_ARCHITECTURE, "nonsense")), keep)),
+        ("no architecture", tiny_with(|m| drop(m.remove(key::GENERAL_ARCHITECTURE)), keep)),
+        ("adapter", tiny_with(|m| drop(m.insert(key::GENERAL_TYPE, "adapter")), keep)),
+        ("no block count", tiny_with(|m| drop(m.remove("bitnet.block_count")), keep)),
+        ("block count of another type", tiny_with(|m| drop(m.insert("bitnet.block_count", 6u64)), keep)),
+        ("absurd width", tiny_with(|m| drop(m.insert("bitnet.embedding_length", u32::MAX)), keep)),
+        ("no heads", tiny_with(|m| drop(m.insert("bitnet.attention.head_count", 0u32)), keep)),
+        ("missing tensor", tiny_with(|_| (), without("blk.3.ffn_down.weight"))),
         ("unknown tensor", tiny_with(|_| (), renamed)),
-        (
-            "wrong shape",
-            tiny_with(
-                |m| drop(m.insert("bitnet.feed_forward_length", 512u32)),
-                keep,
-            ),
-        ),
-        (
-            "smaller vocabulary",
-            tiny_with(|m| vocab.iter().for_each(|k| cut(m, k, 4000)), keep),
-        ),
-        (
-            "scores too short",
-            tiny_with(|m| cut(m, vocab[1], 4000), keep),
-        ),
-        (
-            "no tokenizer",
-            tiny_with(|m| drop(m.insert(key::TOKENIZER_MODEL, "no_vocab")), keep),
-        ),
-        (
-            "unknown tokenizer",
-            tiny_with(|m| drop(m.insert(key::TOKENIZER_MODEL, "nonsense")), keep),
-        ),
-        (
-            "BOS outside",
-            tiny_with(
-                |m| drop(m.insert(key::TOKENIZER_BOS_TOKEN_ID, 4096u32)),
-                keep,
-            ),
-        ),
-        (
-            "broken template",
-            tiny_with(
-                |m| drop(m.insert(key::TOKENIZER_CHAT_TEMPLATE, "{% if %}")),
-                keep,
-            ),
-        ),
+        ("wrong shape", tiny_with(|m| drop(m.insert("bitnet.feed_forward_length", 512u32)), keep)),
+        ("smaller vocabulary", tiny_with(|m| vocab.iter().for_each(|k| cut(m, k, 4000)), keep)),
+        ("scores too short", tiny_with(|m| cut(m, vocab[1], 4000), keep)),
+        ("no tokenizer", tiny_with(|m| drop(m.insert(key::TOKENIZER_MODEL, "no_vocab")), keep)),
+        ("unknown tokenizer", tiny_with(|m| drop(m.insert(key::TOKENIZER_MODEL, "nonsense")), keep)),
+        ("BOS outside", tiny_with(|m| drop(m.insert(key::TOKENIZER_BOS_TOKEN_ID, 4096u32)), keep)),
+        ("broken template", tiny_with(|m| drop(m.insert(key::TOKENIZER_CHAT_TEMPLATE, "{% if %}")), keep)),
     ];
     let dir = Dir::new();
     let messages: Vec<String> = cases
@@ -191,11 +123,8 @@ fn model_files_that_are_broken() {
             let file = dir.file("model.gguf", bytes);
             let ran = fabric(&["-m", &file, "-p", "x", "-n", "1", "--log-disable"]);
             assert!(ran.status.is_some(), "{name}: killed");
-            let message = if ran.status == Some(0) {
-                "(runs)".into()
-            } else {
-                ran.fails_with(1).replace(&file, "model.gguf")
-            };
+            let message =
+                if ran.status == Some(0) { "(runs)".into() } else { ran.fails_with(1).replace(&file, "model.gguf") };
             format!("{name}\n  {}", message.trim_end())
         })
         .collect();
@@ -205,9 +134,7 @@ fn model_files_that_are_broken() {
 #[test]
 fn any_cut_of_a_model_is_an_error() {
     let (tiny, dir) = (tiny(), Dir::new());
-    for n in [
-        5, 23, 24, 25, 100, 5000, 50_000, 90_000, 120_000, 1_000_000, 3_000_000,
-    ] {
+    for n in [5, 23, 24, 25, 100, 5000, 50_000, 90_000, 120_000, 1_000_000, 3_000_000] {
         let file = dir.file("model.gguf", &tiny[..n]);
         for flags in [&[][..], &["--no-mmap"]] {
             fabric(&[&["-m", &file, "-n", "1"], flags].concat()).fails_with(1);
@@ -220,25 +147,11 @@ fn prompts_that_are_too_long() {
     let dir = Dir::new();
     let words = "word ".repeat(300);
     let message = fabric(&["-p", &words, "-n", "1"]).fails_with(1);
-    assert!(
-        message.contains("tokens, the context of 256 takes 252; make the context larger (-c "),
-        "{message}"
-    );
+    assert!(message.contains("tokens, the context of 256 takes 252; make the context larger (-c "), "{message}");
     let large = dir.file("large", &b"And the king said unto him. ".repeat(40_000));
-    assert!(
-        fabric(&["-f", &large])
-            .fails_with(1)
-            .contains("the prompt is too long")
-    );
+    assert!(fabric(&["-f", &large]).fails_with(1).contains("the prompt is too long"));
     // The size that the message names is enough.
-    let needed = message
-        .split_once("(-c ")
-        .unwrap()
-        .1
-        .split_once(')')
-        .unwrap()
-        .0
-        .to_string();
+    let needed = message.split_once("(-c ").unwrap().1.split_once(')').unwrap().0.to_string();
     fabric(&["-p", &words, "-n", "1", "-c", &needed]).good();
     let one_less = (needed.parse::<usize>().unwrap() - 1).to_string();
     fabric(&["-p", &words, "-n", "1", "-c", &one_less]).fails_with(1);
@@ -248,10 +161,7 @@ fn prompts_that_are_too_long() {
 fn contexts_that_no_memory_holds() {
     for n_ctx in ["2000000000", "4294967295"] {
         let message = fabric(&["-p", "x", "-n", "1", "-c", n_ctx]).fails_with(1);
-        assert!(
-            message.contains(&format!("cannot make a context of {n_ctx} tokens")),
-            "{message}"
-        );
+        assert!(message.contains(&format!("cannot make a context of {n_ctx} tokens")), "{message}");
     }
     fabric(&["-p", "x", "-n", "1", "-c", "1"]).fails_with(1);
     fabric(&["-p", "x", "-n", "1", "-c", "8"]).good();
@@ -264,10 +174,7 @@ fn files_that_are_not_there() {
             let message = fabric(&[flag, path, "-cnv", "-st", "-p", "x", "-n", "1"][..]).stderr;
             // -p after -f takes its place.
             if !matches!(flag, "-f" | "-bf") {
-                assert!(
-                    message.contains("error: ") && message.contains(path),
-                    "{flag}: {message}"
-                );
+                assert!(message.contains("error: ") && message.contains(path), "{flag}: {message}");
             } else {
                 fabric(&[flag, path, "-n", "1"]).fails_with(1);
             }
@@ -279,10 +186,7 @@ fn files_that_are_not_there() {
 #[test]
 fn an_empty_prompt_needs_a_bos() {
     let dir = Dir::new();
-    let file = dir.file(
-        "model.gguf",
-        &tiny_with_metadata(|m| drop(m.insert(key::TOKENIZER_ADD_BOS_TOKEN, false))),
-    );
+    let file = dir.file("model.gguf", &tiny_with_metadata(|m| drop(m.insert(key::TOKENIZER_ADD_BOS_TOKEN, false))));
     let message = fabric(&["-m", &file, "-p", "", "-n", "1"]).fails_with(1);
     assert!(message.contains("the prompt is empty"), "{message}");
     fabric(&["-m", &file, "-p", "x", "-n", "1"]).good();

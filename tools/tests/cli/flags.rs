@@ -46,19 +46,12 @@ const LLAMA_CPP: &str = "
 fn every_flag_of_llama_cpp_is_known_once() {
     let mut command = MainArgs::command();
     command.build();
-    let here = command
-        .get_arguments()
-        .flat_map(|a| spellings(a).into_iter().map(|(s, _)| s));
-    let absent = MAIN
-        .iter()
-        .flat_map(|row| row.spellings.iter().map(ToString::to_string));
+    let here = command.get_arguments().flat_map(|a| spellings(a).into_iter().map(|(s, _)| s));
+    let absent = MAIN.iter().flat_map(|row| row.spellings.iter().map(ToString::to_string));
     let all: Vec<String> = here.chain(absent).collect();
     let known: HashSet<&str> = all.iter().map(String::as_str).collect();
     assert_eq!(known.len(), all.len(), "a spelling is there twice");
-    let missing: Vec<_> = LLAMA_CPP
-        .split_whitespace()
-        .filter(|f| !known.contains(f))
-        .collect();
+    let missing: Vec<_> = LLAMA_CPP.split_whitespace().filter(|f| !known.contains(f)).collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
 
@@ -67,10 +60,7 @@ fn help() {
     let ran = fabric(&["--help"]);
     assert!(ran.stderr.is_empty());
     let help = ran.good();
-    assert!(
-        help.lines().all(|line| line.chars().count() <= 80),
-        "80 columns"
-    );
+    assert!(help.lines().all(|line| line.chars().count() <= 80), "80 columns");
     assert_eq!(fabric(&["-h"]).good(), help);
     insta::assert_snapshot!(help);
 }
@@ -81,30 +71,16 @@ fn version_and_devices() {
     assert!(ran.stdout.is_empty(), "on stderr, as in llama.cpp");
     assert!(ran.stderr.starts_with("version: "), "{}", ran.stderr);
     assert_eq!(ran.status, Some(0));
-    assert!(
-        fabric(&["--list-devices"])
-            .good()
-            .starts_with("Available devices:\n  CPU: ")
-    );
+    assert!(fabric(&["--list-devices"]).good().starts_with("Available devices:\n  CPU: "));
 }
 
 #[test]
 fn flags_with_one_dash_and_negative_values() {
     let ran = fabric(&[
-        "-no-cnv", "-ub", "64", "-ngl", "99", "-fa", "-c", "32", "-s", "-1", "-n", "-2", "--temp",
-        "-1", "-p", "-x",
+        "-no-cnv", "-ub", "64", "-ngl", "99", "-fa", "-c", "32", "-s", "-1", "-n", "-2", "--temp", "-1", "-p", "-x",
     ]);
-    assert!(
-        ran.stderr.contains("warning: -ngl has no effect"),
-        "{}",
-        ran.stderr
-    );
-    assert!(
-        ran.stderr
-            .contains("n_ctx = 32, n_batch = 2048, n_predict = -2"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("warning: -ngl has no effect"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("n_ctx = 32, n_batch = 2048, n_predict = -2"), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning: ").count(), 2);
     assert!(ran.good().starts_with(" -x"));
 }
@@ -123,27 +99,11 @@ fn flags_from_the_environment() {
         ("FABRIC_SIMD", "scalar"),
     ];
     let ran = run(&env, &["-p", "And the king said"]);
-    assert!(
-        ran.stderr
-            .contains("n_ctx = 64, n_batch = 2048, n_predict = 3"),
-        "{}",
-        ran.stderr
-    );
-    assert!(
-        ran.stderr.contains("temp = 0.000") && ran.stderr.contains("scalar"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("n_ctx = 64, n_batch = 2048, n_predict = 3"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("temp = 0.000") && ran.stderr.contains("scalar"), "{}", ran.stderr);
     assert_eq!(ran.stdout, " And the king said unto him,\n\n");
-    let ran = run(
-        &env,
-        &["-p", "And the king said", "-n", "1", "--simd", "scalar"],
-    );
-    assert_eq!(
-        ran.good(),
-        " And the king said unto\n\n",
-        "the command line wins"
-    );
+    let ran = run(&env, &["-p", "And the king said", "-n", "1", "--simd", "scalar"]);
+    assert_eq!(ran.good(), " And the king said unto\n\n", "the command line wins");
     for (word, there) in [
         ("true", true),
         ("1", true),
@@ -167,34 +127,14 @@ fn flags_from_the_environment() {
 
 #[test]
 fn metadata_can_be_overridden() {
-    let greedy = |flags: &[&str]| {
-        fabric(
-            &[
-                &["-p", "And the king said", "-n", "12", "--temp", "0"],
-                flags,
-            ]
-            .concat(),
-        )
-    };
+    let greedy = |flags: &[&str]| fabric(&[&["-p", "And the king said", "-n", "12", "--temp", "0"], flags].concat());
     let plain = greedy(&[]).good();
     // A key that the file does not have: another activation, another text.
-    assert_ne!(
-        greedy(&["--override-kv", "bitnet.hidden_activation=str:relu2"]).good(),
-        plain
-    );
-    assert_eq!(
-        greedy(&[
-            "--override-kv",
-            "bitnet.hidden_activation=str:silu,general.name=str:x"
-        ])
-        .good(),
-        plain
-    );
+    assert_ne!(greedy(&["--override-kv", "bitnet.hidden_activation=str:relu2"]).good(), plain);
+    assert_eq!(greedy(&["--override-kv", "bitnet.hidden_activation=str:silu,general.name=str:x"]).good(), plain);
     let wrong = greedy(&["--override-kv", "bitnet.block_count=float:1"]);
     assert!(
-        wrong.stderr.contains(
-            "warning: --override-kv bitnet.block_count: the file's value is of type u32, not float"
-        ),
+        wrong.stderr.contains("warning: --override-kv bitnet.block_count: the file's value is of type u32, not float"),
         "{}",
         wrong.stderr
     );
@@ -202,17 +142,11 @@ fn metadata_can_be_overridden() {
     let fewer = greedy(&["--override-kv", "bitnet.block_count=int:5"]).fails_with(1);
     assert!(fewer.contains("blk.5."), "{fewer}");
     assert_ne!(greedy(&["--rope-freq-base", "500"]).good(), plain);
-    assert_eq!(
-        greedy(&["--rope-freq-base", "10000", "--rope-scale", "1"]).good(),
-        plain
-    );
+    assert_eq!(greedy(&["--rope-freq-base", "10000", "--rope-scale", "1"]).good(), plain);
     let scaled = greedy(&["--rope-scale", "4"]).good();
     assert_ne!(scaled, plain);
     assert_eq!(greedy(&["--rope-freq-scale", "0.25"]).good(), scaled);
-    assert_eq!(
-        greedy(&["--rope-scale", "4", "--rope-scaling", "none"]).good(),
-        plain
-    );
+    assert_eq!(greedy(&["--rope-scale", "4", "--rope-scaling", "none"]).good(), plain);
 }
 
 #[test]
@@ -235,10 +169,6 @@ fn recommended_samplers_yield_to_flags() {
         }),
     );
     let ran = fabric(&["-m", &file, "-n", "0", "--top-k", "9"]);
-    assert!(
-        ran.stderr.contains("top_k = 9,") && ran.stderr.contains("temp = 0.000"),
-        "{}",
-        ran.stderr
-    );
+    assert!(ran.stderr.contains("top_k = 9,") && ran.stderr.contains("temp = 0.000"), "{}", ran.stderr);
     ran.good();
 }

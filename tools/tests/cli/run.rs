@@ -36,15 +36,7 @@ impl Ran {
     #[track_caller]
     pub fn fails_with(self, status: i32) -> String {
         assert_eq!(self.status, Some(status), "{}{}", self.stdout, self.stderr);
-        assert_eq!(
-            self.stderr
-                .lines()
-                .filter(|l| l.starts_with("error: "))
-                .count(),
-            1,
-            "{}",
-            self.stderr
-        );
+        assert_eq!(self.stderr.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
         self.stderr
     }
@@ -65,22 +57,14 @@ pub fn fabric(args: &[&str]) -> Ran {
 /// Runs the program with something on stdin.
 pub fn fabric_with_stdin(args: &[&str], stdin: &[u8]) -> Ran {
     let mut child = piped(args);
-    child
-        .stdin
-        .take()
-        .expect("piped")
-        .write_all(stdin)
-        .expect("read by the program");
+    child.stdin.take().expect("piped").write_all(stdin).expect("read by the program");
     child.wait_with_output().expect("it ends").into()
 }
 
 /// Starts the program with pipes.
 pub fn piped(args: &[&str]) -> Child {
     let mut command = command(args);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().expect("it starts")
 }
 
@@ -90,11 +74,7 @@ pub struct Dir(PathBuf);
 impl Dir {
     pub fn new() -> Dir {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let name = format!(
-            "fabric-cli-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let name = format!("fabric-cli-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir(&path).expect("a new directory");
         Dir(path)
@@ -119,12 +99,7 @@ impl Drop for Dir {
 
 /// A model file of the project.
 pub fn model(name: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../models")
-        .join(name)
-        .to_str()
-        .expect("text")
-        .into()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name).to_str().expect("text").into()
 }
 
 /// The bytes of the small model.
@@ -133,26 +108,18 @@ pub fn tiny() -> Vec<u8> {
 }
 
 /// The small model with other metadata and with tensors renamed, or left out where `name` gives `None`.
-pub fn tiny_with(
-    change: impl FnOnce(&mut Metadata),
-    name: impl Fn(&str) -> Option<String>,
-) -> Vec<u8> {
+pub fn tiny_with(change: impl FnOnce(&mut Metadata), name: impl Fn(&str) -> Option<String>) -> Vec<u8> {
     let tiny = Gguf::from_bytes(tiny()).expect("a good file");
     let mut metadata = tiny.metadata().clone();
     change(&mut metadata);
-    let kept: Vec<_> = tiny
-        .tensors()
-        .iter()
-        .filter_map(|t| Some((t, name(&t.name)?)))
-        .collect();
+    let kept: Vec<_> = tiny.tensors().iter().filter_map(|t| Some((t, name(&t.name)?))).collect();
     let mut writer = Writer::new(metadata).expect("good metadata");
     for (t, name) in &kept {
         writer.add_tensor(name, t.ty, &t.ne).expect("a good tensor");
     }
     let mut data = writer.start(Vec::new()).expect("memory");
     for (t, name) in &kept {
-        data.write_tensor(name, tiny.data(t))
-            .expect("the right size");
+        data.write_tensor(name, tiny.data(t)).expect("the right size");
     }
     data.into_inner().expect("complete")
 }

@@ -38,11 +38,7 @@ pub(super) fn pair(out: &mut impl Write, key: &str, value: &Value) -> io::Result
 
 /// What a check found.
 pub(super) fn checked(out: &mut impl Write, checked: &Checked) -> io::Result<()> {
-    let bad: Vec<_> = checked
-        .bad
-        .iter()
-        .map(|(t, message)| Bad(&t.name, message))
-        .collect();
+    let bad: Vec<_> = checked.bad.iter().map(|(t, message)| Bad(&t.name, message)).collect();
     let unchecked: Vec<_> = checked.unchecked.iter().map(|t| &t.name).collect();
     write!(out, "{{\"good\": {}, \"bad\": ", checked.good)?;
     serde_json::to_writer(&mut *out, &bad)?;
@@ -133,10 +129,7 @@ impl Serialize for Exact<'_, Array> {
     }
 }
 
-fn sequence<S: Serializer>(
-    s: S,
-    items: impl ExactSizeIterator<Item = impl Serialize>,
-) -> Result<S::Ok, S::Error> {
+fn sequence<S: Serializer>(s: S, items: impl ExactSizeIterator<Item = impl Serialize>) -> Result<S::Ok, S::Error> {
     let mut seq = s.serialize_seq(Some(items.len()))?;
     for item in items {
         seq.serialize_element(&item)?;
@@ -159,11 +152,7 @@ impl Serialize for Exact<'_, f32> {
         if v.is_nan() && v.to_bits() != f32::NAN.to_bits() {
             return one(s, "bits", &format!("{:#010x}", v.to_bits()));
         }
-        if v.is_finite() {
-            v.serialize(s)
-        } else {
-            v.to_string().serialize(s)
-        }
+        if v.is_finite() { v.serialize(s) } else { v.to_string().serialize(s) }
     }
 }
 
@@ -173,20 +162,12 @@ impl Serialize for Exact<'_, f64> {
         if v.is_nan() && v.to_bits() != f64::NAN.to_bits() {
             return one(s, "bits", &format!("{:#018x}", v.to_bits()));
         }
-        if v.is_finite() {
-            v.serialize(s)
-        } else {
-            v.to_string().serialize(s)
-        }
+        if v.is_finite() { v.serialize(s) } else { v.to_string().serialize(s) }
     }
 }
 
 /// An object with one field.
-fn one<S: Serializer>(
-    s: S,
-    name: &str,
-    value: &(impl Serialize + ?Sized),
-) -> Result<S::Ok, S::Error> {
+fn one<S: Serializer>(s: S, name: &str, value: &(impl Serialize + ?Sized)) -> Result<S::Ok, S::Error> {
     let mut map = s.serialize_map(Some(1))?;
     map.serialize_entry(name, value)?;
     map.end()

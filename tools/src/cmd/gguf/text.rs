@@ -11,18 +11,8 @@ const MAX_STRING_OF_ARRAY: usize = 24;
 const MAX_ELEMENTS: usize = 8;
 
 /// Metadata, tensors, and sums. Strings are quoted and escaped, and shortened unless `full`.
-pub(super) fn dump(
-    out: &mut impl Write,
-    name: &str,
-    model: &Gguf,
-    tensors: bool,
-    full: bool,
-) -> io::Result<()> {
-    let files = if model.n_files() > 1 {
-        format!(" in {} files", model.n_files())
-    } else {
-        String::new()
-    };
+pub(super) fn dump(out: &mut impl Write, name: &str, model: &Gguf, tensors: bool, full: bool) -> io::Result<()> {
+    let files = if model.n_files() > 1 { format!(" in {} files", model.n_files()) } else { String::new() };
     writeln!(
         out,
         "{}: GGUF version {}, {} keys, {} tensors, {} bytes{files}, alignment {}",
@@ -41,11 +31,7 @@ pub(super) fn dump(
         };
         vec![printable(key).into_owned(), ty, shown(key, value, full)]
     });
-    columns(
-        out,
-        pairs.collect(),
-        &[Align::Left, Align::Left, Align::Left],
-    )?;
+    columns(out, pairs.collect(), &[Align::Left, Align::Left, Align::Left])?;
     if tensors {
         writeln!(out, "\nTensors")?;
         list(out, model)?;
@@ -54,31 +40,12 @@ pub(super) fn dump(
 }
 
 fn list(out: &mut impl Write, model: &Gguf) -> io::Result<()> {
-    let mut rows = vec![
-        ["name", "type", "shape", "bytes", "offset"]
-            .map(String::from)
-            .to_vec(),
-    ];
-    let mut align = vec![
-        Align::Left,
-        Align::Left,
-        Align::Right,
-        Align::Right,
-        Align::Right,
-    ];
+    let mut rows = vec![["name", "type", "shape", "bytes", "offset"].map(String::from).to_vec()];
+    let mut align = vec![Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
     for t in model.tensors() {
-        let shape: Vec<_> = t.ne[..t.n_dims as usize]
-            .iter()
-            .map(usize::to_string)
-            .collect();
+        let shape: Vec<_> = t.ne[..t.n_dims as usize].iter().map(usize::to_string).collect();
         let (name, ty) = (printable(&t.name).into_owned(), t.ty.to_string());
-        rows.push(vec![
-            name,
-            ty,
-            shape.join(" x "),
-            t.n_bytes.to_string(),
-            t.offset.to_string(),
-        ]);
+        rows.push(vec![name, ty, shape.join(" x "), t.n_bytes.to_string(), t.offset.to_string()]);
     }
     if model.n_files() > 1 {
         align.push(Align::Right);
@@ -95,20 +62,13 @@ fn sums(model: &Gguf) -> String {
     let bytes: u64 = model.tensors().iter().map(|t| t.n_bytes).sum();
     let n: u64 = model.tensors().iter().map(|t| t.n_elements() as u64).sum();
     let of = |ty: GgmlType| model.tensors().iter().filter(|t| t.ty == ty).count();
-    let types = GgmlType::ALL
-        .iter()
-        .map(|&ty| (of(ty), ty))
-        .filter(|(n, _)| *n > 0);
+    let types = GgmlType::ALL.iter().map(|&ty| (of(ty), ty)).filter(|(n, _)| *n > 0);
     let types: Vec<_> = types.map(|(n, ty)| format!("{n} {ty}")).collect();
     format!(
         "{n} parameters, {:.2} MiB ({:.2} bits per weight): {}",
         bytes as f64 / 1024.0 / 1024.0,
         bytes as f64 * 8.0 / n.max(1) as f64,
-        if types.is_empty() {
-            "no tensors".into()
-        } else {
-            types.join(", ")
-        }
+        if types.is_empty() { "no tensors".into() } else { types.join(", ") }
     )
 }
 
@@ -141,19 +101,11 @@ pub(super) fn scalar(value: &Value) -> String {
 }
 
 /// The first `max` elements of an array as text; strings in quotes, and shortened if `clip`.
-pub(super) fn elements(
-    array: &Array,
-    max: usize,
-    clip: bool,
-) -> Box<dyn Iterator<Item = String> + '_> {
+pub(super) fn elements(array: &Array, max: usize, clip: bool) -> Box<dyn Iterator<Item = String> + '_> {
     fn all<T: ToString>(a: &[T]) -> Box<dyn Iterator<Item = String> + '_> {
         Box::new(a.iter().map(T::to_string))
     }
-    let chars = if clip {
-        MAX_STRING_OF_ARRAY
-    } else {
-        usize::MAX
-    };
+    let chars = if clip { MAX_STRING_OF_ARRAY } else { usize::MAX };
     let elements: Box<dyn Iterator<Item = String>> = match array {
         Array::U8(a) => all(a),
         Array::I8(a) => all(a),
@@ -199,12 +151,7 @@ enum Align {
 
 /// Writes rows in columns that are as wide as they need to be.
 fn columns(out: &mut impl Write, rows: Vec<Vec<String>>, align: &[Align]) -> io::Result<()> {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<_> = (0..align.len()).map(width).collect();
     for row in &rows {
         let mut line = String::new();
@@ -225,16 +172,8 @@ pub(super) fn checked(out: &mut impl Write, model: &Gguf, checked: &Checked) -> 
         writeln!(out, "bad: {}", printable(message))?;
     }
     for TensorInfo { name, ty, .. } in &checked.unchecked {
-        writeln!(
-            out,
-            "not checked: tensor '{}': there is no codec for {ty}",
-            printable(name)
-        )?;
+        writeln!(out, "not checked: tensor '{}': there is no codec for {ty}", printable(name))?;
     }
     let (good, bad, unchecked) = (checked.good, checked.bad.len(), checked.unchecked.len());
-    writeln!(
-        out,
-        "{} tensors: {good} good, {bad} bad, {unchecked} not checked",
-        model.tensors().len()
-    )
+    writeln!(out, "{} tensors: {good} good, {bad} bad, {unchecked} not checked", model.tensors().len())
 }

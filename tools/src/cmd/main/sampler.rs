@@ -17,12 +17,8 @@ pub fn from_flags(
     log: &Log,
 ) -> Result<(SamplerParams, SamplerVocab), Error> {
     let vocab = model.vocab().ok_or(Error::NoVocab)?;
-    let mut params = args
-        .sampling
-        .params(|text| unescape(text, args.generation.escape));
-    sampling::recommend(&mut params, model.metadata(), matches)
-        .iter()
-        .for_each(|line| log.info(line));
+    let mut params = args.sampling.params(|text| unescape(text, args.generation.escape));
+    sampling::recommend(&mut params, model.metadata(), matches).iter().for_each(|line| log.info(line));
     params.validate()?;
     let mut sampler_vocab = SamplerVocab {
         n_vocab: model.hparams().n_vocab,
