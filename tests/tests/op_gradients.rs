@@ -89,6 +89,7 @@ fn check(case: &AnyCase) -> bool {
             let h = 1e-5;
             let numeric = (checked.loss((leaf, i, h)) - checked.loss((leaf, i, -h))) / (2.0 * h);
             let error = (gradient[i] - numeric).abs();
+            #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN fails
             if !(error <= LIMIT * (1.0 + numeric.abs())) {
                 let name = &checked.graph.tensor(leaf).name;
                 panic!("{}: d/d{name}[{i}] is {}, central differences say {numeric}", case.describe(), gradient[i]);

@@ -49,7 +49,7 @@ fn check(case: &AnyCase, seed: u64, backends: &[(String, Arc<dyn Backend>)]) {
         let got = decode(drawn.graph.desc(drawn.result), "result", &bytes).unwrap();
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
             let error = (got - want).abs();
-            // Negated, so that NaN fails.
+            #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN fails
             if !(error <= limit) {
                 panic!("{name}: {}: element {i} is {got}, expected {want} within {limit:e}", case.describe());
             }

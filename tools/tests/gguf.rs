@@ -101,6 +101,24 @@ fn text_of_odd_values() {
     insta::assert_snapshot!("text_in_full", good(dir.path(), &["odd.gguf", "--full", "--no-tensors"]));
 }
 
+#[test]
+fn long_values_and_keys_are_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let (long, key) = ("x".repeat(70_000), "k".repeat(66_000));
+    let mut metadata = Metadata::new();
+    metadata.insert("short", long.as_str());
+    metadata.insert(key.as_str(), 1u32);
+    let out = Writer::new(metadata).unwrap().create(dir.path().join("long.gguf")).unwrap();
+    out.finish().unwrap();
+    let head = "long.gguf: GGUF version 3, 2 keys, 0 tensors";
+    let text = good(dir.path(), &["long.gguf", "--full"]);
+    assert!(text.starts_with(head));
+    assert!(text.contains(&format!("\n  short  str  \"{long}\"\n  {key}  u32  1\n")));
+    let text = good(dir.path(), &["long.gguf"]);
+    assert!(text.starts_with(head) && text.len() < 70_000);
+    assert!(text.ends_with("\n\n0 parameters, 0.00 MiB (0.00 bits per weight): no tensors\n"));
+}
+
 /// Lines cut in the middle, so that a snapshot stays small.
 fn cut(text: &str) -> String {
     let line = |line: &str| match line.char_indices().nth(200) {

@@ -31,9 +31,7 @@ pub enum QuantizeError {
         to: GgmlType,
     },
     /// Rows that are no whole number of blocks of the type that was asked for by name.
-    #[error(
-        "tensor '{tensor}': rows of {ne0} elements are no whole number of {ty} blocks of {block}"
-    )]
+    #[error("tensor '{tensor}': rows of {ne0} elements are no whole number of {ty} blocks of {block}")]
     PartialBlock {
         /// Tensor name.
         tensor: String,
@@ -67,9 +65,7 @@ pub enum QuantizeError {
         error: Box<regex::Error>,
     },
     /// The mixture depends on the layer of a tensor, and the tensor has none.
-    #[error(
-        "tensor '{tensor}': its layer decides about its type, but the name gives none below {key} = {n_layer}"
-    )]
+    #[error("tensor '{tensor}': its layer decides about its type, but the name gives none below {key} = {n_layer}")]
     Layer {
         /// Tensor name.
         tensor: String,

@@ -37,10 +37,7 @@ impl Category {
         match name {
             "output.weight" => Category::Output,
             "token_embd.weight" | "per_layer_token_embd.weight" => Category::TokenEmbd,
-            _ => PARTS
-                .iter()
-                .find(|(part, _)| name.contains(part))
-                .map_or(Category::Other, |(_, category)| *category),
+            _ => PARTS.iter().find(|(part, _)| name.contains(part)).map_or(Category::Other, |(_, category)| *category),
         }
     }
 }
@@ -117,12 +114,7 @@ impl HParams {
                 "qwen2" => true,
                 _ => false,
             };
-        Ok(HParams {
-            arch,
-            n_layer,
-            n_expert,
-            is_70b,
-        })
+        Ok(HParams { arch, n_layer, n_expert, is_70b })
     }
 }
 

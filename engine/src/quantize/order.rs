@@ -24,13 +24,7 @@ mod tests {
     fn the_layer_is_the_number_behind_blk() {
         assert_eq!(layer("blk.0.attn_q.weight"), Some(0));
         assert_eq!(layer("blk.12.attn_q.weight"), Some(12));
-        for name in [
-            "output.weight",
-            "blk.",
-            "blk.x",
-            "v.blk.3.x",
-            "blk.99999999999.x",
-        ] {
+        for name in ["output.weight", "blk.", "blk.x", "v.blk.3.x", "blk.99999999999.x"] {
             assert_eq!(layer(name), None, "{name}");
         }
     }

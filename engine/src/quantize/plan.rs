@@ -225,28 +225,14 @@ impl<'a> Chooser<'a> {
             Target::Copy => None,
         };
         let compile = |rule: &TensorTypeRule| {
-            let regex = RegexBuilder::new(&rule.pattern)
-                .case_insensitive(true)
-                .size_limit(1 << 20)
-                .build();
+            let regex = RegexBuilder::new(&rule.pattern).case_insensitive(true).size_limit(1 << 20).build();
             match regex {
                 Ok(regex) => Ok((regex, rule.ty)),
-                Err(error) => Err(QuantizeError::Pattern {
-                    pattern: rule.pattern.clone(),
-                    error: Box::new(error),
-                }),
+                Err(error) => Err(QuantizeError::Pattern { pattern: rule.pattern.clone(), error: Box::new(error) }),
             }
         };
-        let rules = options
-            .tensor_types
-            .iter()
-            .map(compile)
-            .collect::<Result<_, _>>()?;
-        Ok(Chooser {
-            options,
-            mixture,
-            rules,
-        })
+        let rules = options.tensor_types.iter().map(compile).collect::<Result<_, _>>()?;
+        Ok(Chooser { options, mixture, rules })
     }
 
     fn choose(&mut self, source: &TensorInfo) -> Result<PlannedTensor, QuantizeError> {
@@ -319,19 +305,10 @@ fn check_codecs(tensor: &PlannedTensor, allow_requantize: bool) -> Result<(), Qu
     }
     let name = || tensor.source.name.clone();
     if let Some(missing) = [from, to].into_iter().find(|&ty| !quants::supported(ty)) {
-        return Err(QuantizeError::NoCodec {
-            tensor: name(),
-            from,
-            to,
-            missing,
-        });
+        return Err(QuantizeError::NoCodec { tensor: name(), from, to, missing });
     }
     if from.block_size() > 1 && !allow_requantize {
-        return Err(QuantizeError::Requantize {
-            tensor: name(),
-            from,
-            to,
-        });
+        return Err(QuantizeError::Requantize { tensor: name(), from, to });
     }
     Ok(())
 }

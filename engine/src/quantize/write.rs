@@ -38,12 +38,7 @@ impl<'a> Quantizer<'a> {
     ///
     /// # Errors
     /// If the file cannot be created, or threads cannot be had.
-    pub fn create(
-        model: &'a Gguf,
-        plan: &'a Plan,
-        path: &Path,
-        n_threads: usize,
-    ) -> Result<Self, QuantizeError> {
+    pub fn create(model: &'a Gguf, plan: &'a Plan, path: &Path, n_threads: usize) -> Result<Self, QuantizeError> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
         let pool = pool.thread_name(|i| format!("quantize-{i}")).build();
         Ok(Quantizer {
@@ -70,13 +65,7 @@ impl<'a> Quantizer<'a> {
         let Some(tensor) = self.due() else {
             return Ok(None);
         };
-        let Quantizer {
-            model,
-            out,
-            pool,
-            buffer,
-            ..
-        } = self;
+        let Quantizer { model, out, pool, buffer, .. } = self;
         let data = model.data(&tensor.source);
         let piece = |ty: GgmlType| CHUNK / ty.block_size() * ty.type_size();
         let (from, to) = (piece(tensor.source.ty), piece(tensor.ty));
@@ -84,16 +73,15 @@ impl<'a> Quantizer<'a> {
         for (group, source) in data.chunks(CHUNKS * from).enumerate() {
             let first = group * CHUNKS * CHUNK;
             if tensor.is_converted() {
-                let len = source.len() / tensor.source.ty.type_size()
-                    * tensor.source.ty.block_size()
+                let len = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size()
                     / tensor.ty.block_size()
                     * tensor.ty.type_size();
                 buffer.resize(len, 0);
                 let pieces = source.par_chunks(from).zip(buffer.par_chunks_mut(to));
                 let failure = pool.install(|| {
-                    pieces.enumerate().find_map_first(|(i, (source, out))| {
-                        convert(tensor, first + i * CHUNK, source, out).err()
-                    })
+                    pieces
+                        .enumerate()
+                        .find_map_first(|(i, (source, out))| convert(tensor, first + i * CHUNK, source, out).err())
                 });
                 failure.map_or(Ok(()), Err)?;
                 out.write_part(name, buffer)?;
@@ -137,19 +125,12 @@ fn check_group(tensor: &TensorInfo, first: usize, data: &[u8]) -> Option<Quantiz
     let pieces = data.par_chunks(piece).enumerate();
     pieces.find_map_first(|(i, data)| {
         let checked = quants::validate(tensor.ty, data);
-        checked
-            .err()
-            .map(|e| in_tensor(tensor, first + i * CHUNK, e))
+        checked.err().map(|e| in_tensor(tensor, first + i * CHUNK, e))
     })
 }
 
 /// Converts one chunk, which begins at element `first`.
-fn convert(
-    tensor: &PlannedTensor,
-    first: usize,
-    source: &[u8],
-    out: &mut [u8],
-) -> Result<(), QuantizeError> {
+fn convert(tensor: &PlannedTensor, first: usize, source: &[u8], out: &mut [u8]) -> Result<(), QuantizeError> {
     let (from, to) = (tensor.source.ty, tensor.ty);
     let mut convert = || {
         let mut x = vec![0.0; out.len() / to.type_size() * to.block_size()];
@@ -164,18 +145,9 @@ fn convert(
 fn in_tensor(tensor: &TensorInfo, first: usize, error: QuantError) -> QuantizeError {
     let tensor = tensor.name.clone();
     match error {
-        QuantError::NotFinite {
-            ty,
-            block,
-            field,
-            value,
-        } => QuantizeError::NotFinite {
-            tensor,
-            ty,
-            block: first / ty.block_size() + block,
-            field,
-            value,
-        },
+        QuantError::NotFinite { ty, block, field, value } => {
+            QuantizeError::NotFinite { tensor, ty, block: first / ty.block_size() + block, field, value }
+        }
         error => QuantizeError::Codec { tensor, error },
     }
 }

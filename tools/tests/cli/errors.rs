@@ -125,6 +125,8 @@ fn model_files_that_are_broken() {
             assert!(ran.status.is_some(), "{name}: killed");
             let message =
                 if ran.status == Some(0) { "(runs)".into() } else { ran.fails_with(1).replace(&file, "model.gguf") };
+            // The list of architectures grows.
+            let message = message.split(" (known:").next().unwrap_or_default();
             format!("{name}\n  {}", message.trim_end())
         })
         .collect();

@@ -31,8 +31,8 @@ pub(super) fn dump(out: &mut impl Write, name: &str, model: &Gguf, tensors: bool
         };
         vec![printable(key).into_owned(), ty, shown(key, value, full)]
     });
-    columns(out, pairs.collect(), &[Align::Left, Align::Left, Align::Left])?;
-    if tensors {
+    columns(out, &pairs.collect::<Vec<_>>(), &[Align::Left, Align::Left, Align::Left])?;
+    if tensors && !model.tensors().is_empty() {
         writeln!(out, "\nTensors")?;
         list(out, model)?;
     }
@@ -54,7 +54,7 @@ fn list(out: &mut impl Write, model: &Gguf) -> io::Result<()> {
             row.push((t.split_no() + 1).to_string());
         }
     }
-    columns(out, rows, &align)
+    columns(out, &rows, &align)
 }
 
 /// Parameters, bytes and types.
@@ -149,17 +149,26 @@ enum Align {
     Right,
 }
 
+/// Columns are no wider than this; a longer cell moves what follows it in its row.
+const MAX_WIDTH: usize = 72;
+
 /// Writes rows in columns that are as wide as they need to be.
-fn columns(out: &mut impl Write, rows: Vec<Vec<String>>, align: &[Align]) -> io::Result<()> {
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+fn columns(out: &mut impl Write, rows: &[Vec<String>], align: &[Align]) -> io::Result<()> {
+    let chars = |cell: &String| cell.chars().count();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| chars(&row[column]));
+        cells.filter(|&n| n <= MAX_WIDTH).max().unwrap_or(0)
+    };
     let widths: Vec<_> = (0..align.len()).map(width).collect();
-    for row in &rows {
+    for row in rows {
         let mut line = String::new();
         for ((cell, width), align) in row.iter().zip(&widths).zip(align) {
-            match align {
-                Align::Left => line.push_str(&format!("  {cell:<width$}")),
-                Align::Right => line.push_str(&format!("  {cell:>width$}")),
-            }
+            let padding = " ".repeat(width.saturating_sub(chars(cell)));
+            let (before, after) = match align {
+                Align::Left => ("", padding.as_str()),
+                Align::Right => (padding.as_str(), ""),
+            };
+            line.extend(["  ", before, cell, after]);
         }
         writeln!(out, "{}", line.trim_end())?;
     }
