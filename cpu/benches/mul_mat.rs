@@ -7,20 +7,8 @@ use fabric_cpu::simd::SimdLevel;
 
 const K: usize = 2560;
 const KINDS: [(&str, WeightKind); 11] = [
-    (
-        "TQ2_0",
-        WeightKind::TernaryUniform {
-            ty: TernaryType::Tq2_0,
-            d: 0.02,
-        },
-    ),
-    (
-        "TQ1_0",
-        WeightKind::TernaryUniform {
-            ty: TernaryType::Tq1_0,
-            d: 0.02,
-        },
-    ),
+    ("TQ2_0", WeightKind::TernaryUniform { ty: TernaryType::Tq2_0, d: 0.02 }),
+    ("TQ1_0", WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d: 0.02 }),
     ("TQ2_0-scaled", WeightKind::Ternary(TernaryType::Tq2_0)),
     ("TQ1_0-scaled", WeightKind::Ternary(TernaryType::Tq1_0)),
     ("Q4_0", WeightKind::Q4_0),
@@ -67,35 +55,13 @@ impl Setup {
         let act = Aligned::new(act_size(level, kind.act_format(), K, n));
         let scratch = Aligned::new(scratch_size(level, kind, K));
         let y = vec![0.0; rows * n];
-        Setup {
-            level,
-            kind,
-            rows,
-            n,
-            w,
-            x,
-            act,
-            scratch,
-            y,
-        }
+        Setup { level, kind, rows, n, w, x, act, scratch, y }
     }
 
     fn prepare(&mut self) {
         let (n, fmt) = (self.n, self.kind.act_format());
         // SAFETY: `new` made the buffers with the sizes asked for.
-        unsafe {
-            prepare(
-                self.level,
-                fmt,
-                K,
-                self.x.as_ptr(),
-                K,
-                n,
-                0,
-                n,
-                self.act.ptr(),
-            )
-        }
+        unsafe { prepare(self.level, fmt, K, self.x.as_ptr(), K, n, 0, n, self.act.ptr()) }
     }
 
     fn mul_mat(&mut self) {
@@ -104,9 +70,7 @@ impl Setup {
         // SAFETY: `new` made the buffers with the sizes asked for.
         unsafe {
             let (rows, n) = (self.rows, self.n);
-            mul_mat(
-                self.level, self.kind, K, w, 0, rows, n, act, y, rows, scratch,
-            );
+            mul_mat(self.level, self.kind, K, w, 0, rows, n, act, y, rows, scratch);
         }
     }
 }
@@ -123,9 +87,7 @@ fn decode(c: &mut Criterion) {
             let mut setup = Setup::new(level, kind, 128 << 20, 1);
             setup.prepare();
             group.throughput(Throughput::Bytes(setup.w.len() as u64));
-            group.bench_function(BenchmarkId::new(name, level), |b| {
-                b.iter(|| setup.mul_mat())
-            });
+            group.bench_function(BenchmarkId::new(name, level), |b| b.iter(|| setup.mul_mat()));
         }
     }
     group.finish();
@@ -139,9 +101,7 @@ fn prefill(c: &mut Criterion) {
             let mut setup = Setup::new(level, kind, kind.row_bytes(K) * 512, 128);
             setup.prepare();
             group.throughput(Throughput::Elements((setup.rows * K * setup.n) as u64));
-            group.bench_function(BenchmarkId::new(name, level), |b| {
-                b.iter(|| setup.mul_mat())
-            });
+            group.bench_function(BenchmarkId::new(name, level), |b| b.iter(|| setup.mul_mat()));
         }
     }
     group.finish();
@@ -154,9 +114,7 @@ fn activations(c: &mut Criterion) {
         for level in levels() {
             let mut setup = Setup::new(level, kind, kind.row_bytes(K) * 64, 128);
             group.throughput(Throughput::Elements(setup.x.len() as u64));
-            group.bench_function(BenchmarkId::new(name, level), |b| {
-                b.iter(|| setup.prepare())
-            });
+            group.bench_function(BenchmarkId::new(name, level), |b| b.iter(|| setup.prepare()));
         }
     }
     group.finish();

@@ -1,6 +1,8 @@
 //! Which kernel runs an operation: the one `match`, without a fallback arm.
 
-use crate::kernels::{elementwise, flash_attn_ext, get_rows, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max};
+use crate::kernels::{
+    elementwise, flash_attn_ext, get_rows, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max,
+};
 use crate::program::{Compiler, Step};
 use crate::simd::SimdLevel;
 use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};

@@ -166,7 +166,8 @@ impl CpuProgram {
                 continue;
             }
             let level = backend.level;
-            let compiler = Compiler { level, threads: backend.pool.threads(), src: raw, src_ids: src, dst, shared: &mut shared };
+            let compiler =
+                Compiler { level, threads: backend.pool.threads(), src: raw, src_ids: src, dst, shared: &mut shared };
             steps.extend(dispatch::compile(op, compiler)?);
         }
         let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;
@@ -199,12 +200,7 @@ impl CpuProgram {
 }
 
 /// Gives every tensor its address.
-fn place(
-    graph: &Graph,
-    plan: &Plan,
-    arena: &Memory,
-    bindings: &Bindings,
-) -> Result<Vec<Option<RawTensor>>, OpError> {
+fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Result<Vec<Option<RawTensor>>, OpError> {
     let mut tensors = Vec::with_capacity(graph.tensors().len());
     for id in graph.ids() {
         let (root, offset) = graph.storage(id);
@@ -233,9 +229,8 @@ fn place(
 
 /// Puts a barrier before each step that touches what a step since the last barrier wrote, or writes what one read.
 fn with_barriers(steps: Vec<Step>) -> Vec<Compiled> {
-    let overlap = |a: &[Range<usize>], b: &[Range<usize>]| {
-        a.iter().any(|x| b.iter().any(|y| x.start < y.end && y.start < x.end))
-    };
+    let overlap =
+        |a: &[Range<usize>], b: &[Range<usize>]| a.iter().any(|x| b.iter().any(|y| x.start < y.end && y.start < x.end));
     let (mut read, mut written): (Vec<Range<usize>>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
     let mut out = Vec::with_capacity(steps.len());
     for step in steps {

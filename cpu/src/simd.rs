@@ -30,18 +30,14 @@ impl SimdLevel {
 
     /// The levels that can run here, slowest first.
     pub fn available() -> Vec<Self> {
-        Self::ALL
-            .into_iter()
-            .filter(|level| level.supported())
-            .collect()
+        Self::ALL.into_iter().filter(|level| level.supported()).collect()
     }
 
     /// Whether this CPU and operating system can run the level.
     #[cfg(target_arch = "x86_64")]
     pub fn supported(self) -> bool {
-        let avx2 = is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c");
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
         let avx512 = avx2
             && is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")

@@ -1,13 +1,11 @@
 //! Every kind of weights at every level has the bits of the definitions in `ggml_ops::quants::dot`, and touches no
 //! byte that is not its own.
 
-use fabric_cpu::mul_mat::{
-    ActFormat, TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size,
-};
+use fabric_cpu::mul_mat::{ActFormat, TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size};
 use fabric_cpu::simd::SimdLevel;
 use ggml_ops::quants::{
-    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0,
-    act, bf16_to_f32, dot, f16_to_f32, f32_to_bf16, f32_to_f16,
+    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, act, bf16_to_f32,
+    dot, f16_to_f32, f32_to_bf16, f32_to_f16,
 };
 use half::{bf16, f16};
 
@@ -43,14 +41,8 @@ const KINDS: [WeightKind; 11] = [
     WeightKind::F32,
     WeightKind::F16,
     WeightKind::Bf16,
-    WeightKind::TernaryUniform {
-        ty: TernaryType::Tq1_0,
-        d: 0.037,
-    },
-    WeightKind::TernaryUniform {
-        ty: TernaryType::Tq2_0,
-        d: -0.021,
-    },
+    WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d: 0.037 },
+    WeightKind::TernaryUniform { ty: TernaryType::Tq2_0, d: -0.021 },
     WeightKind::Ternary(TernaryType::Tq1_0),
     WeightKind::Ternary(TernaryType::Tq2_0),
     WeightKind::Q8_0,
@@ -69,9 +61,7 @@ fn row_lengths(kind: WeightKind) -> &'static [usize] {
 
 /// Random bytes, with ordinary floats where floats are.
 fn weights(kind: WeightKind, k: usize, rows: usize, rng: &mut Rng) -> Vec<u8> {
-    let mut w: Vec<u8> = (0..kind.row_bytes(k) * rows)
-        .map(|_| rng.next() as u8)
-        .collect();
+    let mut w: Vec<u8> = (0..kind.row_bytes(k) * rows).map(|_| rng.next() as u8).collect();
     let mut scales = |at: &[usize], size: usize| {
         for block in w.chunks_exact_mut(size) {
             for &at in at {
@@ -89,12 +79,7 @@ fn weights(kind: WeightKind, k: usize, rows: usize, rng: &mut Rng) -> Vec<u8> {
         WeightKind::Bf16 => {
             for two in w.chunks_exact_mut(2) {
                 // Small enough that products with small activations underflow.
-                let v = rng.scale()
-                    * if rng.next().is_multiple_of(4) {
-                        1e-30
-                    } else {
-                        1.0
-                    };
+                let v = rng.scale() * if rng.next().is_multiple_of(4) { 1e-30 } else { 1.0 };
                 two.copy_from_slice(&f32_to_bf16(v).to_le_bytes());
             }
         }
@@ -148,24 +133,15 @@ fn expected(kind: WeightKind, w: &[u8], x: &[f32]) -> f32 {
     }
     match kind {
         WeightKind::F32 => {
-            let w: Vec<f32> = w
-                .chunks_exact(4)
-                .map(bytemuck::pod_read_unaligned)
-                .collect();
+            let w: Vec<f32> = w.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
             dot::dot_f32(&w, x)
         }
         WeightKind::F16 => {
-            let w: Vec<f16> = w
-                .chunks_exact(2)
-                .map(bytemuck::pod_read_unaligned)
-                .collect();
+            let w: Vec<f16> = w.chunks_exact(2).map(bytemuck::pod_read_unaligned).collect();
             dot::dot_f16(&w, x)
         }
         WeightKind::Bf16 => {
-            let w: Vec<bf16> = w
-                .chunks_exact(2)
-                .map(bytemuck::pod_read_unaligned)
-                .collect();
+            let w: Vec<bf16> = w.chunks_exact(2).map(bytemuck::pod_read_unaligned).collect();
             dot::dot_bf16(&w, x)
         }
         WeightKind::TernaryUniform { ty, d } => {
@@ -176,12 +152,8 @@ fn expected(kind: WeightKind, w: &[u8], x: &[f32]) -> f32 {
                 TernaryType::Tq2_0 => dot::dot_ternary_i8(blocks::<BlockTq2_0>(w), d, &q, s),
             }
         }
-        WeightKind::Ternary(TernaryType::Tq1_0) => {
-            dot::dot_ternary_q8_k(blocks::<BlockTq1_0>(w), &q8_k(x))
-        }
-        WeightKind::Ternary(TernaryType::Tq2_0) => {
-            dot::dot_ternary_q8_k(blocks::<BlockTq2_0>(w), &q8_k(x))
-        }
+        WeightKind::Ternary(TernaryType::Tq1_0) => dot::dot_ternary_q8_k(blocks::<BlockTq1_0>(w), &q8_k(x)),
+        WeightKind::Ternary(TernaryType::Tq2_0) => dot::dot_ternary_q8_k(blocks::<BlockTq2_0>(w), &q8_k(x)),
         WeightKind::Q8_0 => dot::dot_q8_0(blocks::<BlockQ8_0>(w), &q8_0(x)),
         WeightKind::Q4_0 => dot::dot_q4_0(blocks::<BlockQ4_0>(w), &q8_0(x)),
         WeightKind::Q4K => dot::dot_q4_k(blocks::<BlockQ4_K>(w), &q8_k(x)),
@@ -212,14 +184,8 @@ impl Guarded {
 
 impl Drop for Guarded {
     fn drop(&mut self) {
-        let (before, after) = (
-            &self.bytes[..self.start],
-            &self.bytes[self.start + self.size..],
-        );
-        assert!(
-            before.iter().chain(after).all(|&b| b == GUARD),
-            "wrote outside"
-        );
+        let (before, after) = (&self.bytes[..self.start], &self.bytes[self.start + self.size..]);
+        assert!(before.iter().chain(after).all(|&b| b == GUARD), "wrote outside");
     }
 }
 
@@ -238,15 +204,7 @@ struct Case<'a> {
 impl Case<'_> {
     /// Rows `r0..r1` of `n` tokens, as a matrix of `y_stride` columns.
     fn run(&self, r0: usize, r1: usize, y_stride: usize) -> Vec<f32> {
-        let Case {
-            level,
-            kind,
-            k,
-            n,
-            w,
-            x,
-            x_stride,
-        } = *self;
+        let Case { level, kind, k, n, w, x, x_stride } = *self;
         let fmt = kind.act_format();
         assert!(level.supported() && w.len() >= r1 * kind.row_bytes(k));
         assert!(r1 <= y_stride && x.len() >= n * x_stride);
@@ -259,19 +217,7 @@ impl Case<'_> {
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, n / 2, n, act.ptr());
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, 0, n / 2, act.ptr());
             let (act, y, scratch) = (act.ptr(), y.as_mut_ptr(), scratch.ptr());
-            mul_mat(
-                level,
-                kind,
-                k,
-                w.as_ptr(),
-                r0,
-                r1,
-                n,
-                act,
-                y,
-                y_stride,
-                scratch,
-            );
+            mul_mat(level, kind, k, w.as_ptr(), r0, r1, n, act, y, y_stride, scratch);
         }
         y
     }
@@ -280,16 +226,10 @@ impl Case<'_> {
     fn check(&self, r0: usize, r1: usize, want: &[[f32; MAX_TOKENS]]) {
         let y_stride = want.len() + 3;
         let y = self.run(r0, r1, y_stride);
-        let Case {
-            level, kind, k, n, ..
-        } = *self;
+        let Case { level, kind, k, n, .. } = *self;
         for (t, y) in y.chunks_exact(y_stride).enumerate() {
             for (r, y) in y.iter().enumerate() {
-                let want = if (r0..r1).contains(&r) {
-                    want[r][t]
-                } else {
-                    UNTOUCHED
-                };
+                let want = if (r0..r1).contains(&r) { want[r][t] } else { UNTOUCHED };
                 assert_eq!(
                     y.to_bits(),
                     want.to_bits(),
@@ -300,13 +240,7 @@ impl Case<'_> {
     }
 }
 
-fn table(
-    kind: WeightKind,
-    k: usize,
-    w: &[u8],
-    x: &[f32],
-    x_stride: usize,
-) -> Vec<[f32; MAX_TOKENS]> {
+fn table(kind: WeightKind, k: usize, w: &[u8], x: &[f32], x_stride: usize) -> Vec<[f32; MAX_TOKENS]> {
     w.chunks_exact(kind.row_bytes(k))
         .map(|w| std::array::from_fn(|t| expected(kind, w, &x[t * x_stride..t * x_stride + k])))
         .collect()
@@ -322,15 +256,7 @@ fn check_all(kind: WeightKind, rng: &mut Rng) {
         assert!(want.iter().flatten().all(|v| v.is_finite()));
         for level in SimdLevel::available() {
             for n in TOKENS {
-                let case = Case {
-                    level,
-                    kind,
-                    k,
-                    n,
-                    w: &w,
-                    x: &x,
-                    x_stride,
-                };
+                let case = Case { level, kind, k, n, w: &w, x: &x, x_stride };
                 case.check(0, rows, &want);
                 for (r0, r1) in [(0, 1), (1, 4), (2, 7), (5, 5), (rows - 1, rows)] {
                     case.check(r0, r1, &want);
@@ -361,12 +287,8 @@ fn extreme_values_do_not_overflow() {
             for block in w.chunks_exact_mut(size) {
                 match kind {
                     WeightKind::F32 => block.copy_from_slice(&(fill as f32).to_le_bytes()),
-                    WeightKind::F16 => {
-                        block.copy_from_slice(&f32_to_f16(fill as f32).to_le_bytes())
-                    }
-                    WeightKind::Bf16 => {
-                        block.copy_from_slice(&f32_to_bf16(fill as f32).to_le_bytes())
-                    }
+                    WeightKind::F16 => block.copy_from_slice(&f32_to_f16(fill as f32).to_le_bytes()),
+                    WeightKind::Bf16 => block.copy_from_slice(&f32_to_bf16(fill as f32).to_le_bytes()),
                     WeightKind::TernaryUniform { .. } | WeightKind::Ternary(_) => {
                         block[size - 2..].copy_from_slice(&one);
                     }
@@ -381,30 +303,16 @@ fn extreme_values_do_not_overflow() {
                     }
                 }
             }
-            let sign: [fn(usize) -> f32; 3] =
-                [|_| 1.0, |_| -1.0, |i| if i % 2 == 0 { 1.0 } else { -1.0 }];
-            let x: Vec<f32> = (0..MAX_TOKENS)
-                .flat_map(|t| (0..k).map(move |i| 3.0 * sign[t % 3](i)))
-                .collect();
+            let sign: [fn(usize) -> f32; 3] = [|_| 1.0, |_| -1.0, |i| if i % 2 == 0 { 1.0 } else { -1.0 }];
+            let x: Vec<f32> = (0..MAX_TOKENS).flat_map(|t| (0..k).map(move |i| 3.0 * sign[t % 3](i))).collect();
             let want = table(kind, k, &w, &x, k);
             for level in SimdLevel::available() {
                 for n in [1, 6] {
                     let x = if n == 1 && fill != 0 { &x[k..] } else { &x[..] };
                     let shift = usize::from(n == 1 && fill != 0);
-                    let want: Vec<[f32; MAX_TOKENS]> = want
-                        .iter()
-                        .map(|row| std::array::from_fn(|t| row[(t + shift).min(MAX_TOKENS - 1)]))
-                        .collect();
-                    Case {
-                        level,
-                        kind,
-                        k,
-                        n,
-                        w: &w,
-                        x,
-                        x_stride: k,
-                    }
-                    .check(0, 2, &want);
+                    let want: Vec<[f32; MAX_TOKENS]> =
+                        want.iter().map(|row| std::array::from_fn(|t| row[(t + shift).min(MAX_TOKENS - 1)])).collect();
+                    Case { level, kind, k, n, w: &w, x, x_stride: k }.check(0, 2, &want);
                 }
             }
         }
@@ -414,10 +322,7 @@ fn extreme_values_do_not_overflow() {
 /// Every byte value decodes to the trits of the definition, at every position.
 #[test]
 fn every_byte_of_tq1_0_decodes() {
-    let kind = WeightKind::TernaryUniform {
-        ty: TernaryType::Tq1_0,
-        d: 1.0,
-    };
+    let kind = WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d: 1.0 };
     let mut w = Vec::new();
     for row in 0..256usize {
         w.extend((0..54).map(|i| (row + 7 * i) as u8));
@@ -428,16 +333,7 @@ fn every_byte_of_tq1_0_decodes() {
     let want = table(kind, 256, &w, &x, 256);
     for level in SimdLevel::available() {
         for n in [1, 4] {
-            Case {
-                level,
-                kind,
-                k: 256,
-                n,
-                w: &w,
-                x: &x,
-                x_stride: 256,
-            }
-            .check(0, 256, &want);
+            Case { level, kind, k: 256, n, w: &w, x: &x, x_stride: 256 }.check(0, 256, &want);
         }
     }
 }
@@ -455,23 +351,10 @@ fn infinities_and_nan_stay_in_their_token() {
         x[2 * k + 6] = f32::MIN;
         let want = table(kind, k, &w, &x, k);
         for level in SimdLevel::available() {
-            let y = Case {
-                level,
-                kind,
-                k,
-                n: 6,
-                w: &w,
-                x: &x,
-                x_stride: k,
-            }
-            .run(0, 5, 5);
+            let y = Case { level, kind, k, n: 6, w: &w, x: &x, x_stride: k }.run(0, 5, 5);
             for t in [0, 3, 4, 5] {
                 for r in 0..5 {
-                    assert_eq!(
-                        y[t * 5 + r].to_bits(),
-                        want[r][t].to_bits(),
-                        "{kind:?} {level}"
-                    );
+                    assert_eq!(y[t * 5 + r].to_bits(), want[r][t].to_bits(), "{kind:?} {level}");
                 }
             }
         }
@@ -485,11 +368,7 @@ fn nothing_is_read_after_the_last_row() -> std::io::Result<()> {
     const PAGE: usize = 1 << 16;
     let path = std::env::temp_dir().join(format!("fabric-mul-mat-{}", std::process::id()));
     for kind in KINDS {
-        let k = if kind.ggml_type().block_size() == 1 {
-            259
-        } else {
-            768
-        };
+        let k = if kind.ggml_type().block_size() == 1 { 259 } else { 768 };
         let rows = 5;
         let w = weights(kind, k, rows, &mut Rng(3));
         let mut file = vec![0; w.len().next_multiple_of(PAGE)];
@@ -498,26 +377,13 @@ fn nothing_is_read_after_the_last_row() -> std::io::Result<()> {
         std::fs::write(&path, &file)?;
         let open = std::fs::File::open(&path)?;
         // SAFETY: nobody else writes the file; the page after its end is mapped but never read.
-        let map = unsafe {
-            memmap2::MmapOptions::new()
-                .len(file.len() + PAGE)
-                .map(&open)?
-        };
+        let map = unsafe { memmap2::MmapOptions::new().len(file.len() + PAGE).map(&open)? };
         let x = activations(k, MAX_TOKENS, k, &mut Rng(4));
         let want = table(kind, k, &w, &x, k);
         for level in SimdLevel::available() {
             for n in [1, 5] {
                 let w = &map[start..file.len()];
-                Case {
-                    level,
-                    kind,
-                    k,
-                    n,
-                    w,
-                    x: &x,
-                    x_stride: k,
-                }
-                .check(0, rows, &want);
+                Case { level, kind, k, n, w, x: &x, x_stride: k }.check(0, rows, &want);
             }
         }
     }
@@ -526,10 +392,7 @@ fn nothing_is_read_after_the_last_row() -> std::io::Result<()> {
 
 #[test]
 fn formats_of_kinds() {
-    assert_eq!(
-        KINDS.map(|k| k.row_bytes(256)),
-        [1024, 512, 512, 54, 66, 54, 66, 272, 144, 144, 210]
-    );
+    assert_eq!(KINDS.map(|k| k.row_bytes(256)), [1024, 512, 512, 54, 66, 54, 66, 272, 144, 144, 210]);
     assert_eq!(WeightKind::Q6K.act_format(), ActFormat::Q8K);
     for kind in KINDS {
         let uniform = match kind {

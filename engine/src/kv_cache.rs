@@ -28,7 +28,8 @@ impl KvCache {
             [rows, 2].into_iter().try_fold(width, usize::checked_mul).ok_or_else(too_large)
         };
         let (k, v) = (bytes(hp.n_embd_k_gqa())?, bytes(hp.n_embd_v_gqa())?);
-        let layers = (0..hp.n_layer).map(|_| Ok([device.alloc(k)?, device.alloc(v)?])).collect::<Result<_, OpError>>()?;
+        let layers =
+            (0..hp.n_layer).map(|_| Ok([device.alloc(k)?, device.alloc(v)?])).collect::<Result<_, OpError>>()?;
         Ok(KvCache { layers, lengths: vec![0; n_seq_max], n_ctx })
     }
 

@@ -1,9 +1,9 @@
 //! A model: hyperparameters, weights on a device, vocabulary.
 
+use crate::Error;
 use crate::arch::{self, Architecture, HParams, TensorSpec, Weight};
 use crate::device::Device;
 use crate::vocab::Vocab;
-use crate::Error;
 use ggml_ops::{TensorDesc, quants};
 use gguf::{GgmlType, Gguf, Metadata, TensorName, TensorRole, Value, key};
 use rayon::prelude::*;
@@ -167,7 +167,10 @@ fn bind(
                 return Err(Error::TensorType { name: info.name.clone(), expected, got: info.ty });
             }
             let desc = TensorDesc::new(info.ty, &spec.ne).map_err(ggml_ops::OpError::from)?;
-            let bytes = gguf.tensor_bytes(info).aligned(4).map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
+            let bytes = gguf
+                .tensor_bytes(info)
+                .aligned(4)
+                .map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
             let uniform_scale = quants::uniform_ternary_scale(info.ty, &bytes);
             let buffer = device.load(&desc, Arc::new(bytes))?;
             Ok((spec.name, Weight { desc, uniform_scale, buffer }))

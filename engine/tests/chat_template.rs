@@ -38,10 +38,7 @@ fn check(case: &Case, template: &ChatTemplate) -> Option<String> {
     };
     let want = case.text.as_ref().or(case.raised.as_ref());
     (!ok).then(|| {
-        format!(
-            "{} {} {}:\n  got  {got:?}\n  want {want:?}",
-            case.template, case.name, case.add_generation_prompt
-        )
+        format!("{} {} {}:\n  got  {got:?}\n  want {want:?}", case.template, case.name, case.add_generation_prompt)
     })
 }
 
@@ -106,10 +103,7 @@ fn chatml_is_the_default() {
 #[test]
 fn names_and_sources_are_told_apart() {
     let by = |text: &str| ChatTemplate::by_name_or_source(text, "", "");
-    assert_eq!(
-        by("llama3").unwrap(),
-        ChatTemplate::by_name("llama3", "", "").unwrap()
-    );
+    assert_eq!(by("llama3").unwrap(), ChatTemplate::by_name("llama3", "", "").unwrap());
     assert_eq!(by("{{ 1 }}").unwrap().source(), "{{ 1 }}");
     let err = by("nope").unwrap_err().to_string();
     assert!(err.contains("'nope'") && err.contains("chatml"), "{err}");
@@ -118,21 +112,12 @@ fn names_and_sources_are_told_apart() {
 #[test]
 fn errors_name_the_line() {
     let err = ChatTemplate::new("a\n{% if x %}\n{{ 1 + }}", "", "").unwrap_err();
-    assert!(
-        matches!(err, ChatTemplateError::Syntax { line: 3, .. }),
-        "{err}"
-    );
+    assert!(matches!(err, ChatTemplateError::Syntax { line: 3, .. }), "{err}");
     let err = render("a\n\n{{ missing.field.x }}").unwrap_err();
-    assert!(
-        matches!(err, ChatTemplateError::Render { line: 3, .. }),
-        "{err}"
-    );
+    assert!(matches!(err, ChatTemplateError::Render { line: 3, .. }), "{err}");
     assert!(err.to_string().contains("line 3"), "{err}");
     let err = render("\n{{ raise_exception('no ' + 'way') }}").unwrap_err();
-    let want = ChatTemplateError::Raised {
-        line: 2,
-        message: "no way".to_owned(),
-    };
+    let want = ChatTemplateError::Raised { line: 2, message: "no way".to_owned() };
     assert_eq!(err, want);
     let err = render("{{ 'x' | no_such_filter }}").unwrap_err();
     assert!(err.to_string().contains("no_such_filter"), "{err}");
@@ -142,9 +127,7 @@ fn errors_name_the_line() {
 fn kwargs_are_variables_and_keep_their_order() {
     let template = ChatTemplate::new("{{ tools | tojson }}{{ bos_token }}", "<s>", "").unwrap();
     let kwargs = json!({"tools": [{"z": 1, "a": {"y": 2.5, "b": null}}], "bos_token": "B"});
-    let text = template
-        .apply(&[], false, kwargs.as_object().unwrap())
-        .unwrap();
+    let text = template.apply(&[], false, kwargs.as_object().unwrap()).unwrap();
     assert_eq!(text, r#"[{"z": 1, "a": {"y": 2.5, "b": null}}]B"#);
 }
 
@@ -154,11 +137,7 @@ fn render_hostile(source: &str) -> Result<usize, String> {
     let start = Instant::now();
     let result = std::thread::Builder::new()
         .stack_size(2 << 20)
-        .spawn(move || {
-            render(&source)
-                .map(|text| text.len())
-                .map_err(|e| e.to_string())
-        })
+        .spawn(move || render(&source).map(|text| text.len()).map_err(|e| e.to_string()))
         .unwrap()
         .join()
         .unwrap();
@@ -243,9 +222,8 @@ fn hostile_templates_get_an_error() {
 
 #[test]
 fn long_conversations_stay_within_the_limits() {
-    let messages: Vec<ChatMessage> = (0..2000)
-        .map(|i| ChatMessage::new(["user", "assistant"][i % 2], "word ".repeat(200)))
-        .collect();
+    let messages: Vec<ChatMessage> =
+        (0..2000).map(|i| ChatMessage::new(["user", "assistant"][i % 2], "word ".repeat(200))).collect();
     for file in ["llama-3.1.jinja", "qwen3.jinja", "mistral-v0.3.jinja"] {
         let source = std::fs::read_to_string(fixtures().join(file)).unwrap();
         let template = ChatTemplate::new(&source, "<s>", "</s>").unwrap();
@@ -253,10 +231,6 @@ fn long_conversations_stay_within_the_limits() {
         let text = template.apply(&messages, true, &Map::new());
         let text = text.unwrap_or_else(|err| panic!("{file}: {err}"));
         assert!(text.len() > 2000 * 999, "{file}: {}", text.len());
-        assert!(
-            start.elapsed() < Duration::from_secs(20),
-            "{file}: {:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < Duration::from_secs(20), "{file}: {:?}", start.elapsed());
     }
 }

@@ -34,10 +34,7 @@ fn logits(seed: u32, n: usize, scale: f64) -> Vec<f32> {
 }
 
 fn params(map: &serde_json::Map<String, Value>) -> SamplerParams {
-    let mut p = SamplerParams {
-        seed: 1,
-        ..SamplerParams::default()
-    };
+    let mut p = SamplerParams { seed: 1, ..SamplerParams::default() };
     for (name, v) in map {
         let f = || v.as_f64().unwrap() as f32;
         let i = || i32::try_from(v.as_i64().unwrap()).unwrap();
@@ -95,10 +92,7 @@ fn chain(case: &Case) -> SamplerChain {
 }
 
 fn cases() -> Vec<Case> {
-    let text = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/fixtures/sampler/chains.json"
-    );
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/sampler/chains.json");
     serde_json::from_str(&std::fs::read_to_string(text).unwrap()).unwrap()
 }
 
@@ -113,9 +107,7 @@ fn run(case: &Case, chain: &mut SamplerChain) -> Vec<(u32, usize, u32)> {
                 let left = chain.candidates().iter();
                 left.filter(|c| c.logit != f32::NEG_INFINITY)
             };
-            let hash = alive().fold(0u32, |h, c| {
-                h.wrapping_add(c.id.wrapping_mul(2_654_435_761))
-            });
+            let hash = alive().fold(0u32, |h, c| h.wrapping_add(c.id.wrapping_mul(2_654_435_761)));
             let step = (token, alive().count(), hash);
             chain.accept(token);
             step
@@ -133,19 +125,11 @@ fn chains_choose_the_tokens_that_llama_cpp_chooses() {
         if chain.describe() != case.chain {
             failures.push(format!("{n}: {} != {}", chain.describe(), case.chain));
         }
-        let want: Vec<_> = case
-            .tokens
-            .iter()
-            .zip(&case.alive)
-            .zip(&case.hash)
-            .map(|((&t, &a), &h)| (t, a, h))
-            .collect();
+        let want: Vec<_> =
+            case.tokens.iter().zip(&case.alive).zip(&case.hash).map(|((&t, &a), &h)| (t, a, h)).collect();
         let got = run(case, &mut chain);
         if got != want {
-            failures.push(format!(
-                "{n}: {:?} ({})\n  got  {got:?}\n  want {want:?}",
-                case.params, case.chain
-            ));
+            failures.push(format!("{n}: {:?} ({})\n  got  {got:?}\n  want {want:?}", case.params, case.chain));
         }
     }
     assert!(
@@ -168,12 +152,7 @@ fn reset_restarts_the_stream_and_the_history() {
 }
 
 fn chain_of(params: &SamplerParams, n_vocab: usize) -> SamplerChain {
-    let vocab = SamplerVocab {
-        n_vocab,
-        n_ctx: 32,
-        eog_tokens: vec![2],
-        ..SamplerVocab::default()
-    };
+    let vocab = SamplerVocab { n_vocab, n_ctx: 32, eog_tokens: vec![2], ..SamplerVocab::default() };
     SamplerChain::new(params, &vocab).unwrap()
 }
 
@@ -203,10 +182,7 @@ fn describe_lists_the_chain_and_marks_inactive_samplers() {
         "logits -> ?penalties -> ?dry -> ?top-n-sigma -> top-k -> ?typical -> top-p -> min-p -> ?xtc -> temp-ext -> dist"
     );
     assert_eq!(
-        line(&SamplerParams {
-            ignore_eos: true,
-            ..all_active()
-        }),
+        line(&SamplerParams { ignore_eos: true, ..all_active() }),
         "logits -> logit-bias -> penalties -> dry -> top-n-sigma -> top-k -> typical -> top-p -> min-p -> xtc -> \
          temp-ext -> dist"
     );
@@ -216,15 +192,9 @@ fn describe_lists_the_chain_and_marks_inactive_samplers() {
 fn nan_and_infinite_logits_neither_panic_nor_get_chosen() {
     let mut variants = vec![SamplerParams::default(), all_active()];
     for mirostat in [1, 2] {
-        variants.push(SamplerParams {
-            mirostat,
-            ..all_active()
-        });
+        variants.push(SamplerParams { mirostat, ..all_active() });
     }
-    variants.push(SamplerParams {
-        temp: 0.0,
-        ..all_active()
-    });
+    variants.push(SamplerParams { temp: 0.0, ..all_active() });
     variants.push(SamplerParams {
         samplers: SamplerType::parse_chars("eda").unwrap(),
         adaptive_target: 0.3,
@@ -234,15 +204,9 @@ fn nan_and_infinite_logits_neither_panic_nor_get_chosen() {
         let mut chain = chain_of(params, 8);
         let (nan, inf) = (f32::NAN, f32::INFINITY);
         for (row, allowed) in [
-            (
-                [nan, 1.0, nan, 2.0, -inf, nan, -inf, -1.0],
-                &[1u32, 3, 7][..],
-            ),
+            ([nan, 1.0, nan, 2.0, -inf, nan, -inf, -1.0], &[1u32, 3, 7][..]),
             ([nan, inf, 0.0, -inf, nan, nan, -inf, -1.0], &[1, 2, 7]),
-            (
-                [nan, inf, inf, f32::MAX, nan, nan, -inf, f32::MIN],
-                &[1, 2, 3, 7],
-            ),
+            ([nan, inf, inf, f32::MAX, nan, nan, -inf, f32::MIN], &[1, 2, 3, 7]),
             ([nan, nan, nan, nan, nan, -1e38, nan, nan], &[5]),
         ] {
             for _ in 0..50 {
@@ -259,19 +223,12 @@ fn nan_and_infinite_logits_neither_panic_nor_get_chosen() {
 
 #[test]
 fn equal_logits_are_ordered_by_token_id() {
-    let greedy = SamplerParams {
-        temp: 0.0,
-        ..SamplerParams::default()
-    };
+    let greedy = SamplerParams { temp: 0.0, ..SamplerParams::default() };
     let mut row = vec![0.5f32; 5000];
     row[3000] = 4.0;
     row[1234] = 4.0;
     assert_eq!(chain_of(&greedy, 5000).sample(&row), Ok(1234));
-    let top_k = SamplerParams {
-        samplers: vec![SamplerType::TopK],
-        top_k: 5,
-        ..SamplerParams::default()
-    };
+    let top_k = SamplerParams { samplers: vec![SamplerType::TopK], top_k: 5, ..SamplerParams::default() };
     let mut chain = chain_of(&top_k, 5000);
     chain.sample(&row).unwrap();
     let ids: Vec<u32> = chain.candidates().iter().map(|c| c.id).collect();
@@ -288,18 +245,14 @@ fn ignore_eos_and_minus_infinity_bias_exclude_tokens() {
         ..SamplerParams::default()
     };
     let mut chain = chain_of(&params, 6);
-    let chosen: std::collections::BTreeSet<u32> =
-        (0..500).map(|_| chain.sample(&[0.0; 6]).unwrap()).collect();
+    let chosen: std::collections::BTreeSet<u32> = (0..500).map(|_| chain.sample(&[0.0; 6]).unwrap()).collect();
     assert_eq!(chosen.into_iter().collect::<Vec<_>>(), [0, 1, 3, 5]);
 }
 
 #[test]
 fn a_random_seed_is_reported_and_reproduces_the_stream() {
     let row = vec![0.0f32; 1000];
-    let mut params = SamplerParams {
-        samplers: vec![],
-        ..SamplerParams::default()
-    };
+    let mut params = SamplerParams { samplers: vec![], ..SamplerParams::default() };
     let mut random = chain_of(&params, 1000);
     params.seed = random.seed();
     let mut fixed = chain_of(&params, 1000);
@@ -311,25 +264,13 @@ fn a_random_seed_is_reported_and_reproduces_the_stream() {
 #[test]
 fn wrong_sizes_and_ids_are_errors() {
     let mut chain = chain_of(&SamplerParams::default(), 4);
-    assert_eq!(
-        chain.sample(&[0.0; 3]),
-        Err(SamplerError::LogitsLen {
-            expected: 4,
-            got: 3
-        })
-    );
+    assert_eq!(chain.sample(&[0.0; 3]), Err(SamplerError::LogitsLen { expected: 4, got: 3 }));
     // a token that is not in the vocabulary must not disturb the history
     let mut chain = chain_of(&all_active(), 4);
     chain.accept(u32::MAX);
     chain.sample(&[0.0; 4]).unwrap();
-    let vocab = SamplerVocab {
-        n_vocab: 4,
-        ..SamplerVocab::default()
-    };
-    let params = SamplerParams {
-        logit_bias: vec![(4, 1.0)],
-        ..SamplerParams::default()
-    };
+    let vocab = SamplerVocab { n_vocab: 4, ..SamplerVocab::default() };
+    let params = SamplerParams { logit_bias: vec![(4, 1.0)], ..SamplerParams::default() };
     let err = SamplerChain::new(&params, &vocab).unwrap_err();
     assert!(err.to_string().contains("token id 4"), "{err}");
     let err = SamplerChain::new(&SamplerParams::default(), &SamplerVocab::default()).unwrap_err();

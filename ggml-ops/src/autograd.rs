@@ -119,7 +119,12 @@ pub fn backward(
 }
 
 /// Views that show every element once: reshapes and permutations of contiguous tensors.
-fn view_backward(graph: &mut Graph, grads: &mut [Option<TensorId>], view: TensorId, of: TensorId) -> Result<(), OpError> {
+fn view_backward(
+    graph: &mut Graph,
+    grads: &mut [Option<TensorId>],
+    view: TensorId,
+    of: TensorId,
+) -> Result<(), OpError> {
     let (v, base) = (*graph.desc(view), *graph.desc(of));
     let grad = grads[view.index()].expect("visited only with a gradient");
     if v.elements() != base.elements() {

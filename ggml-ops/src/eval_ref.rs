@@ -133,8 +133,7 @@ impl<'g> Evaluator<'g> {
         let desc = self.graph.desc(id);
         let (root, offset) = self.graph.storage(id);
         let base = self.graph.tensor(root);
-        let flat =
-            self.storage[root.index()].as_ref().ok_or_else(|| OpError::Unbound { name: base.name.clone() })?;
+        let flat = self.storage[root.index()].as_ref().ok_or_else(|| OpError::Unbound { name: base.name.clone() })?;
         let data = if desc.is_contiguous() && desc.elements() == flat.len() {
             flat.clone()
         } else if desc.ty.block_size() > 1 {

@@ -65,15 +65,9 @@ mod tests {
 
     #[test]
     fn rne_rounds_half_to_even() {
-        for (v, want) in [
-            (0.5, 0.0),
-            (1.5, 2.0),
-            (2.5, 2.0),
-            (-0.5, 0.0),
-            (-1.5, -2.0),
-            (126.5, 126.0),
-            (0.500001, 1.0),
-        ] {
+        for (v, want) in
+            [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (-0.5, 0.0), (-1.5, -2.0), (126.5, 126.0), (0.500001, 1.0)]
+        {
             assert_eq!(rne(v), want, "{v}");
         }
     }
@@ -81,12 +75,8 @@ mod tests {
     #[test]
     fn exp_is_accurate_and_never_decreases() {
         // Every 997th float from -86 to 88, in order.
-        let below = (0..=86f32.to_bits())
-            .step_by(997)
-            .map(|b| -f32::from_bits(b))
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev();
+        let below =
+            (0..=86f32.to_bits()).step_by(997).map(|b| -f32::from_bits(b)).collect::<Vec<_>>().into_iter().rev();
         let above = (0..=88f32.to_bits()).step_by(997).map(f32::from_bits);
         let mut last = 0.0;
         for x in below.chain(above) {

@@ -90,7 +90,10 @@ mod tests {
         assert_eq!((d.nb, d.extent(), d.rows()), ([66, 132, 396, 396], 396, 3));
         assert!(matches!(TensorDesc::new(GgmlType::TQ2_0, &[100]), Err(ShapeError::Block { .. })));
         assert!(matches!(TensorDesc::new(GgmlType::F32, &[usize::MAX / 2, 8]), Err(ShapeError::Overflow { .. })));
-        assert!(matches!(TensorDesc::new(GgmlType::F32, &[0, usize::MAX, 2]), Err(ShapeError::Overflow { .. }) | Ok(_)));
+        assert!(matches!(
+            TensorDesc::new(GgmlType::F32, &[0, usize::MAX, 2]),
+            Err(ShapeError::Overflow { .. }) | Ok(_)
+        ));
     }
 
     #[test]

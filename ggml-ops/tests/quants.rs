@@ -9,10 +9,7 @@ const CODECS: [GgmlType; 9] = [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ
 
 fn hex(s: &str) -> Vec<u8> {
     let digits: Vec<u8> = s.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits
-        .chunks(2)
-        .map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap())
-        .collect()
+    digits.chunks(2).map(|p| u8::from_str_radix(std::str::from_utf8(p).unwrap(), 16).unwrap()).collect()
 }
 
 fn quantized(ty: GgmlType, x: &[f32]) -> Vec<u8> {
@@ -29,18 +26,11 @@ fn dequantized(ty: GgmlType, bytes: &[u8]) -> Vec<f32> {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    std::fs::read(format!(
-        "{}/tests/fixtures/quants/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .unwrap()
+    std::fs::read(format!("{}/tests/fixtures/quants/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect()
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn file_stem(ty: GgmlType) -> String {
@@ -69,47 +59,24 @@ fn dequantizes_random_bytes_to_the_same_floats() {
         );
         assert_eq!(got.len(), want.len());
         for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            assert_eq!(
-                got.to_bits(),
-                want.to_bits(),
-                "{ty}: element {i}: {got} for {want}"
-            );
+            assert_eq!(got.to_bits(), want.to_bits(), "{ty}: element {i}: {got} for {want}");
         }
     }
 }
 
 #[test]
 fn vector_of_32_weights() {
-    let x: Vec<f32> = (0..32)
-        .map(|k| (k as f32 - 15.5) / 8.0 * if k % 3 == 0 { -1.0 } else { 1.0 })
-        .collect();
-    assert_eq!(
-        quantized(Q8_0, &x),
-        hex("d023 7f899166a2aa4ebac335d3db1decf404040cec1d25d3353dba4e56a2666f897f")
-    );
-    assert_eq!(
-        quantized(Q4_0, &x),
-        hex("c0b3 807f9f626ebd534ccc353bea2619f908")
-    );
-    assert_eq!(
-        dequantized(Q8_0, &quantized(Q8_0, &x))[..3],
-        [1.9378662109375, -1.8157958984375, -1.6937255859375]
-    );
-    assert_eq!(
-        dequantized(Q4_0, &quantized(Q4_0, &x))[..4],
-        [1.9375, -1.6953125, -1.6953125, 1.453125]
-    );
-    assert_eq!(
-        quantized(BF16, &[1.0, -2.5, std::f32::consts::PI, 0.001]),
-        hex("803f 20c0 4940 833a")
-    );
+    let x: Vec<f32> = (0..32).map(|k| (k as f32 - 15.5) / 8.0 * if k % 3 == 0 { -1.0 } else { 1.0 }).collect();
+    assert_eq!(quantized(Q8_0, &x), hex("d023 7f899166a2aa4ebac335d3db1decf404040cec1d25d3353dba4e56a2666f897f"));
+    assert_eq!(quantized(Q4_0, &x), hex("c0b3 807f9f626ebd534ccc353bea2619f908"));
+    assert_eq!(dequantized(Q8_0, &quantized(Q8_0, &x))[..3], [1.9378662109375, -1.8157958984375, -1.6937255859375]);
+    assert_eq!(dequantized(Q4_0, &quantized(Q4_0, &x))[..4], [1.9375, -1.6953125, -1.6953125, 1.453125]);
+    assert_eq!(quantized(BF16, &[1.0, -2.5, std::f32::consts::PI, 0.001]), hex("803f 20c0 4940 833a"));
 }
 
 #[test]
 fn vector_of_k_quants() {
-    let x: Vec<f32> = (0..256)
-        .map(|k| ((73 * k % 257) as f32 - 128.0) / 64.0)
-        .collect();
+    let x: Vec<f32> = (0..256).map(|k| ((73 * k % 257) as f32 - 128.0) / 64.0).collect();
     let q4 = hex("
         9d1c3928fff4fff4fff8faf383df54931064b8fc3286da1e64a8fc3286da0e54
         a8fc3286da0e54a8fc3276ca0e54a8fc3286da1064a8fc3286da1054a8fc3286
@@ -118,29 +85,9 @@ fn vector_of_k_quants() {
         2075ca0f53a8fc2075ca0f52a7fc2075");
     assert_eq!(quantized(Q4_K, &x), q4);
     let y = dequantized(Q4_K, &q4);
-    assert_eq!(
-        y[..4],
-        [
-            -2.078338623046875,
-            -0.9430389404296875,
-            0.1922607421875,
-            1.3275604248046875
-        ]
-    );
-    assert_eq!(
-        y[252..],
-        [
-            0.41722869873046875,
-            1.5660438537597656,
-            -1.4208755493164062,
-            -0.2720603942871094
-        ]
-    );
-    assert!(
-        (rmse(&x, &y) - 0.06453082710504532).abs() < 1e-8,
-        "{}",
-        rmse(&x, &y)
-    );
+    assert_eq!(y[..4], [-2.078338623046875, -0.9430389404296875, 0.1922607421875, 1.3275604248046875]);
+    assert_eq!(y[252..], [0.41722869873046875, 1.5660438537597656, -1.4208755493164062, -0.2720603942871094]);
+    assert!((rmse(&x, &y) - 0.06453082710504532).abs() < 1e-8, "{}", rmse(&x, &y));
 
     let q6 = hex("
         b1e31416497badafd20405396a9c9ec12df9dab79360412e0aebc8a471523e1b
@@ -152,28 +99,12 @@ fn vector_of_k_quants() {
         8075708b887e77728d86847c739188861c90");
     assert_eq!(quantized(Q6_K, &x), q6);
     let y = dequantized(Q6_K, &q6);
-    assert_eq!(
-        y[..4],
-        [
-            -1.990478515625,
-            -0.834716796875,
-            0.2568359375,
-            1.41259765625
-        ]
-    );
-    assert!(
-        (rmse(&x, &y) - 0.0158377718180418).abs() < 1e-8,
-        "{}",
-        rmse(&x, &y)
-    );
+    assert_eq!(y[..4], [-1.990478515625, -0.834716796875, 0.2568359375, 1.41259765625]);
+    assert!((rmse(&x, &y) - 0.0158377718180418).abs() < 1e-8, "{}", rmse(&x, &y));
 }
 
 fn rmse(x: &[f32], y: &[f32]) -> f64 {
-    let sum: f64 = x
-        .iter()
-        .zip(y)
-        .map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2))
-        .sum();
+    let sum: f64 = x.iter().zip(y).map(|(x, y)| (f64::from(*x) - f64::from(*y)).powi(2)).sum();
     (sum / x.len() as f64).sqrt()
 }
 
@@ -181,16 +112,14 @@ fn rmse(x: &[f32], y: &[f32]) -> f64 {
 fn vectors_that_are_only_dequantized() {
     let quarter = 0x3400u16.to_le_bytes();
     let eighth = 0x3000u16.to_le_bytes();
-    let bytes =
-        |ty: GgmlType| -> Vec<u8> { (0..ty.type_size()).map(|i| (37 * i + 11) as u8).collect() };
-    let check =
-        |ty: GgmlType, b: &[u8], first: [f32; 8], middle: [f32; 4], last: [f32; 4], sum: f32| {
-            let y = dequantized(ty, b);
-            assert_eq!(y[..8], first, "{ty}");
-            assert_eq!(y[128..132], middle, "{ty}");
-            assert_eq!(y[252..], last, "{ty}");
-            assert_eq!(y.iter().sum::<f32>(), sum, "{ty}");
-        };
+    let bytes = |ty: GgmlType| -> Vec<u8> { (0..ty.type_size()).map(|i| (37 * i + 11) as u8).collect() };
+    let check = |ty: GgmlType, b: &[u8], first: [f32; 8], middle: [f32; 4], last: [f32; 4], sum: f32| {
+        let y = dequantized(ty, b);
+        assert_eq!(y[..8], first, "{ty}");
+        assert_eq!(y[128..132], middle, "{ty}");
+        assert_eq!(y[252..], last, "{ty}");
+        assert_eq!(y.iter().sum::<f32>(), sum, "{ty}");
+    };
 
     let mut b = bytes(Q4_K);
     b[..2].copy_from_slice(&quarter);
@@ -198,9 +127,7 @@ fn vectors_that_are_only_dequantized() {
     check(
         Q4_K,
         &b,
-        [
-            78.875, -6.375, 32.375, 71.125, 109.875, 24.625, 63.375, 102.125,
-        ],
+        [78.875, -6.375, 32.375, 71.125, 109.875, 24.625, 63.375, 102.125],
         [105.75, -1.5, 47.25, 96.0],
         [1.625, 4.625, 9.125, 12.125],
         13610.0,
@@ -210,9 +137,7 @@ fn vectors_that_are_only_dequantized() {
     check(
         Q6_K,
         &b,
-        [
-            -357.75, 424.0, 145.75, -132.5, -410.75, 371.0, 92.75, -185.5,
-        ],
+        [-357.75, 424.0, 145.75, -132.5, -410.75, 371.0, 92.75, -185.5],
         [-87.75, 104.0, 35.75, -32.5],
         [42.5, 37.5, -10.0, -15.0],
         1153.0,
@@ -242,9 +167,7 @@ fn vectors_that_are_only_dequantized() {
 
 /// `((i^2 + i/5 + i/32) mod 3) - 1`.
 fn ternary_pattern() -> Vec<f32> {
-    (0..256)
-        .map(|i| ((i * i + i / 5 + i / 32) % 3) as f32 - 1.0)
-        .collect()
+    (0..256).map(|i| ((i * i + i / 5 + i / 32) % 3) as f32 - 1.0).collect()
 }
 
 const TQ2_0_HALF: &str = "
@@ -270,10 +193,7 @@ fn vector_of_ternary_weights() {
             }
         })
         .collect();
-    assert_eq!(
-        drawn,
-        "-00-0+0++0--+---00-0+0++0--+---0+0+-+--+00-000++0+-+--+00-000++0"
-    );
+    assert_eq!(drawn, "-00-0+0++0--+---00-0+0++0--+---0+0+-+--+00-000++0+-+--+00-000++0");
     let x: Vec<f32> = w.iter().map(|w| 0.5 * w).collect();
     assert_eq!(quantized(TQ2_0, &x), hex(TQ2_0_HALF));
     assert_eq!(quantized(TQ1_0, &x), hex(TQ1_0_HALF));
@@ -286,13 +206,7 @@ fn ternary_weights_round_half_away_from_zero() {
     let mut x = vec![0.0; 256];
     x[..7].copy_from_slice(&[1.0, 0.5, 0.49, -0.5, -0.49, -0.51, 0.51]);
     let tq2 = [hex("5656555455545655"), vec![0x55; 56], hex("003c")].concat();
-    let tq1 = [
-        hex("d5d5802b802bd580"),
-        vec![0x80; 40],
-        vec![0x7f; 4],
-        hex("003c"),
-    ]
-    .concat();
+    let tq1 = [hex("d5d5802b802bd580"), vec![0x80; 40], vec![0x7f; 4], hex("003c")].concat();
     assert_eq!(quantized(TQ2_0, &x), tq2);
     assert_eq!(quantized(TQ1_0, &x), tq1);
     for (ty, b) in [(TQ2_0, tq2), (TQ1_0, tq1)] {
@@ -304,14 +218,9 @@ fn ternary_weights_round_half_away_from_zero() {
 
 #[test]
 fn bytes_of_five_trits() {
-    for (trits, byte) in [
-        ("00000", 0x00),
-        ("11111", 0x80),
-        ("22222", 0xff),
-        ("00001", 0x02),
-        ("21012", 0xcd),
-        ("10201", 0x6a),
-    ] {
+    for (trits, byte) in
+        [("00000", 0x00), ("11111", 0x80), ("22222", 0xff), ("00001", 0x02), ("21012", 0xcd), ("10201", 0x6a)]
+    {
         // Byte 0: trits n are weights 32 n. A further weight of 1 fixes the scale.
         let mut x = vec![0.0; 256];
         x[255] = 1.0;
@@ -330,9 +239,7 @@ fn ternary_weights_survive_a_round_trip() {
         let d = f16_to_f32(f32_to_f16(d));
         let mut x: Vec<f32> = (0..2560)
             .map(|_| {
-                seed = seed
-                    .wrapping_mul(6364136223846793005)
-                    .wrapping_add(1442695040888963407);
+                seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
                 ((seed >> 33) % 3) as f32 * d - d
             })
             .collect();
@@ -411,31 +318,18 @@ fn lengths_are_checked() {
         let (n, size) = (ty.block_size(), ty.type_size());
         let (mut x, mut b) = (vec![1.0; 3 * n], vec![0; 3 * size]);
         for len in [0, size, 3 * size - 1, 3 * size + 1] {
-            let want = QuantError::Bytes {
-                ty,
-                elements: 3 * n,
-                expected: 3 * size,
-                got: len,
-            };
+            let want = QuantError::Bytes { ty, elements: 3 * n, expected: 3 * size, got: len };
             let mut short = vec![0; len];
             assert_eq!(quantize(ty, &x, &mut short), Err(want.clone()));
             assert_eq!(dequantize(ty, &short, &mut x), Err(want));
         }
         if n > 1 {
-            let want = QuantError::Elements {
-                ty,
-                block: n,
-                elements: 3 * n - 1,
-            };
+            let want = QuantError::Elements { ty, block: n, elements: 3 * n - 1 };
             assert_eq!(quantize(ty, &x[1..], &mut b), Err(want.clone()));
             assert_eq!(dequantize(ty, &b, &mut x[1..]), Err(want));
         }
         if size > 1 {
-            let want = QuantError::PartialBlock {
-                ty,
-                block: size,
-                bytes: 3 * size - 1,
-            };
+            let want = QuantError::PartialBlock { ty, block: size, bytes: 3 * size - 1 };
             assert_eq!(validate(ty, &b[1..]), Err(want));
         }
         assert_eq!(quantize(ty, &[], &mut []), Ok(()));
@@ -446,11 +340,7 @@ fn lengths_are_checked() {
 
 #[test]
 fn types_without_a_codec_are_refused() {
-    let with: Vec<GgmlType> = GgmlType::ALL
-        .iter()
-        .copied()
-        .filter(|&ty| supported(ty))
-        .collect();
+    let with: Vec<GgmlType> = GgmlType::ALL.iter().copied().filter(|&ty| supported(ty)).collect();
     let mut codecs = CODECS.to_vec();
     codecs.sort();
     assert_eq!(with, codecs);
@@ -492,12 +382,7 @@ fn validation_names_the_bad_block_and_field() {
                 b[block * ty.type_size() + at..][..bits.len()].copy_from_slice(&bits);
             }
             match validate(ty, &b) {
-                Err(QuantError::NotFinite {
-                    ty: t,
-                    block: 2,
-                    field: f,
-                    value,
-                }) => {
+                Err(QuantError::NotFinite { ty: t, block: 2, field: f, value }) => {
                     assert_eq!((t, f), (ty, field));
                     assert_eq!(value.to_bits() | 0x7f_ffff, bad.to_bits() | 0x7f_ffff);
                 }
@@ -513,30 +398,14 @@ fn validation_names_the_bad_block_and_field() {
 fn nothing_panics_on_any_float_or_byte() {
     let mut seed = 7u64;
     let mut random = || {
-        seed = seed
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (seed >> 32) as u32
     };
-    let odd = [
-        f32::NAN,
-        -f32::NAN,
-        f32::INFINITY,
-        f32::NEG_INFINITY,
-        0.0,
-        f32::MAX,
-        1e-45,
-    ];
+    let odd = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, f32::MAX, 1e-45];
     for ty in CODECS {
         for round in 0..40 {
             let x: Vec<f32> = (0..256)
-                .map(|_| {
-                    if round % 4 == 3 {
-                        odd[random() as usize % odd.len()]
-                    } else {
-                        f32::from_bits(random())
-                    }
-                })
+                .map(|_| if round % 4 == 3 { odd[random() as usize % odd.len()] } else { f32::from_bits(random()) })
                 .collect();
             quantized(ty, &x);
             let bytes: Vec<u8> = (0..ty.type_size()).map(|_| random() as u8).collect();
@@ -567,26 +436,15 @@ fn one_scale_in_a_ternary_tensor() {
         assert_eq!(scale(&[&half]), Some(0.5));
         assert_eq!(scale(&[&half, &half, &half]), Some(0.5));
         assert_eq!(scale(&[&zero, &half, &minus_zero, &half, &zero]), Some(0.5));
-        assert_eq!(
-            scale(&[&with_d(0xb800), &zero, &with_d(0xb800)]),
-            Some(-0.5)
-        );
+        assert_eq!(scale(&[&with_d(0xb800), &zero, &with_d(0xb800)]), Some(-0.5));
         assert_eq!(scale(&[&zero, &minus_zero]), Some(0.0));
         assert_eq!(scale(&[]), Some(0.0));
 
-        assert_eq!(
-            scale(&[&half, &with_d(0x3801)]),
-            None,
-            "differing in the last bit"
-        );
+        assert_eq!(scale(&[&half, &with_d(0x3801)]), None, "differing in the last bit");
         assert_eq!(scale(&[&half, &with_d(0xb800)]), None, "differing in sign");
         assert_eq!(scale(&[&half, &zero_scale]), None);
         assert_eq!(scale(&[&zero_scale, &half]), None);
-        assert_eq!(
-            scale(&[&zero_scale, &zero_scale, &zero]),
-            Some(0.0),
-            "the same bits"
-        );
+        assert_eq!(scale(&[&zero_scale, &zero_scale, &zero]), Some(0.0), "the same bits");
         for bad in [0x7c00, 0xfc00, 0x7e00, 0x7c01] {
             assert_eq!(scale(&[&with_d(bad)]), None);
             assert_eq!(scale(&[&with_d(bad), &with_d(bad)]), None);

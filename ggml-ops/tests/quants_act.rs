@@ -8,26 +8,15 @@ use ggml_ops::quants::{act::*, dot::*, *};
 use half::{bf16, f16};
 
 fn fixture(name: &str) -> Vec<u8> {
-    std::fs::read(format!(
-        "{}/tests/fixtures/quants/{name}",
-        env!("CARGO_MANIFEST_DIR")
-    ))
-    .unwrap()
+    std::fs::read(format!("{}/tests/fixtures/quants/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
 }
 
 fn floats(name: &str) -> Vec<f32> {
-    fixture(name)
-        .chunks_exact(4)
-        .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-        .collect()
+    fixture(name).chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
 }
 
 fn blocks<B: Pod>(name: &str, n: usize) -> Vec<B> {
-    fixture(name)
-        .chunks_exact(size_of::<B>())
-        .take(n)
-        .map(pod_read_unaligned)
-        .collect()
+    fixture(name).chunks_exact(size_of::<B>()).take(n).map(pod_read_unaligned).collect()
 }
 
 struct Activations {
@@ -45,22 +34,9 @@ fn activations(turn: usize) -> Activations {
     let mut q = vec![0; x.len()];
     let s = quantize_i8(&x, &mut q);
     // Dirty, so that a field left unwritten shows.
-    let mut k = vec![
-        BlockActQ8K {
-            d: 7.0,
-            qs: [7; 256],
-            sums: [7; 8]
-        };
-        x.len() / 256
-    ];
+    let mut k = vec![BlockActQ8K { d: 7.0, qs: [7; 256], sums: [7; 8] }; x.len() / 256];
     quantize_q8_k(&x, &mut k);
-    let mut b = vec![
-        BlockActQ8_0 {
-            d: 7.0,
-            qs: [7; 32]
-        };
-        x.len() / 32
-    ];
+    let mut b = vec![BlockActQ8_0 { d: 7.0, qs: [7; 32] }; x.len() / 32];
     quantize_q8_0(&x, &mut b);
     Activations { x, q, s, k, b }
 }
@@ -77,20 +53,11 @@ fn activations_are_quantized_bit_for_bit() {
 
 #[test]
 fn dot_products_bit_for_bit() {
-    let got: Vec<f32> = (0..1024)
-        .step_by(37)
-        .flat_map(|turn| sums(&activations(turn)))
-        .collect();
+    let got: Vec<f32> = (0..1024).step_by(37).flat_map(|turn| sums(&activations(turn))).collect();
     let want = floats("act.sums");
     assert_eq!(got.len(), want.len());
     for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-        assert_eq!(
-            got.to_bits(),
-            want.to_bits(),
-            "turn {}, sum {}: {got} for {want}",
-            i / 12,
-            i % 12
-        );
+        assert_eq!(got.to_bits(), want.to_bits(), "turn {}, sum {}: {got} for {want}", i / 12, i % 12);
     }
 }
 
@@ -120,14 +87,8 @@ fn sums(a: &Activations) -> [f32; 12] {
 #[test]
 fn dot_products_mean_what_they_say() {
     let a = activations(0);
-    let k: Vec<f32> =
-        a.k.iter()
-            .flat_map(|b| b.qs.map(|q| f32::from(q) * b.d))
-            .collect();
-    let b: Vec<f32> =
-        a.b.iter()
-            .flat_map(|b| b.qs.map(|q| f32::from(q) * b.d))
-            .collect();
+    let k: Vec<f32> = a.k.iter().flat_map(|b| b.qs.map(|q| f32::from(q) * b.d)).collect();
+    let b: Vec<f32> = a.b.iter().flat_map(|b| b.qs.map(|q| f32::from(q) * b.d)).collect();
     fn check<B: Block>(name: &str, x: &[f32], dot: impl Fn(&[B]) -> f32) {
         let w = blocks::<B>(name, x.len() / B::TYPE.block_size());
         let mut y = vec![0.0; x.len()];
@@ -135,10 +96,7 @@ fn dot_products_mean_what_they_say() {
         let terms = || y.iter().zip(x).map(|(y, x)| f64::from(*y) * f64::from(*x));
         let (want, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
         let got = f64::from(dot(&w));
-        assert!(
-            (got - want).abs() <= 1e-6 * size,
-            "{name}: {got} for {want}"
-        );
+        assert!((got - want).abs() <= 1e-6 * size, "{name}: {got} for {want}");
     }
     check::<BlockQ8_0>("q8_0.q", &b, |w| dot_q8_0(w, &a.b));
     check::<BlockQ4_0>("q4_0.q", &b, |w| dot_q4_0(w, &a.b));
@@ -151,24 +109,13 @@ fn dot_products_mean_what_they_say() {
 /// A vector of ggml's Q8_K whose extreme is negative: there its signs are ours.
 #[test]
 fn vector_of_q8_k() {
-    let x: Vec<f32> = (0..256)
-        .map(|k| ((73 * k % 257) as f32 - 128.0) / 64.0)
-        .collect();
-    let mut k = [BlockActQ8K {
-        d: 7.0,
-        qs: [7; 256],
-        sums: [7; 8],
-    }];
+    let x: Vec<f32> = (0..256).map(|k| ((73 * k % 257) as f32 - 128.0) / 64.0).collect();
+    let mut k = [BlockActQ8K { d: 7.0, qs: [7; 256], sums: [7; 8] }];
     quantize_q8_k(&x, &mut k);
     assert_eq!(k[0].d, 0.015748031437397003);
     assert_eq!(k[0].qs[..8], [-127, -55, 18, 90, -92, -20, 53, 125]);
-    let bsums = [
-        29, 212, -115, 67, -259, 178, 105, 33, -40, -112, -184, 252, 181, -147, 35, -291,
-    ];
-    assert_eq!(
-        k[0].sums.to_vec(),
-        bsums.chunks(2).map(|p| p[0] + p[1]).collect::<Vec<i16>>()
-    );
+    let bsums = [29, 212, -115, 67, -259, 178, 105, 33, -40, -112, -184, 252, 181, -147, 35, -291];
+    assert_eq!(k[0].sums.to_vec(), bsums.chunks(2).map(|p| p[0] + p[1]).collect::<Vec<i16>>());
     // The other sign: ours keeps d positive.
     let negated: Vec<f32> = x.iter().map(|v| -v).collect();
     let mut n = k;
@@ -190,25 +137,15 @@ fn activations_at_the_edges() {
     assert_eq!(quantize_i8(&[127.0, 0.5, 1.5, -2.5], &mut q), 1.0);
     assert_eq!(q, [127, 0, 2, -2]);
 
-    let mut k = [BlockActQ8K {
-        d: 7.0,
-        qs: [7; 256],
-        sums: [7; 8],
-    }];
-    let mut b = [BlockActQ8_0 {
-        d: 7.0,
-        qs: [7; 32],
-    }; 8];
+    let mut k = [BlockActQ8K { d: 7.0, qs: [7; 256], sums: [7; 8] }];
+    let mut b = [BlockActQ8_0 { d: 7.0, qs: [7; 32] }; 8];
     quantize_q8_k(&[-0.0; 256], &mut k);
     quantize_q8_0(&[-0.0; 256], &mut b);
     assert_eq!((k[0].d, k[0].qs, k[0].sums), (0.0, [0; 256], [0; 8]));
     assert_eq!((b[7].d, b[7].qs), (0.0, [0; 32]));
     // The sign does not matter for the scale, and the extremes of the sums fit.
     quantize_q8_k(&[-3.0; 256], &mut k);
-    assert_eq!(
-        (k[0].d, k[0].qs, k[0].sums),
-        (1.0 / (127.0 / 3.0), [-127; 256], [-127 * 32; 8])
-    );
+    assert_eq!((k[0].d, k[0].qs, k[0].sums), (1.0 / (127.0 / 3.0), [-127; 256], [-127 * 32; 8]));
     // Where the inverse overflows the scale is zero, and so is the product.
     quantize_q8_k(&[1e-40; 256], &mut k);
     assert_eq!(k[0].d, 0.0);
@@ -260,12 +197,6 @@ fn products_are_rounded_before_they_are_added() {
 fn exp_bit_for_bit() {
     for pair in floats("exp.f32").chunks_exact(2) {
         let got = numerics::exp(pair[0]);
-        assert_eq!(
-            got.to_bits(),
-            pair[1].to_bits(),
-            "exp({}): {got} for {}",
-            pair[0],
-            pair[1]
-        );
+        assert_eq!(got.to_bits(), pair[1].to_bits(), "exp({}): {got} for {}", pair[0], pair[1]);
     }
 }

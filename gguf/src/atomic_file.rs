@@ -32,17 +32,11 @@ impl AtomicFile {
         }
         if old.as_ref().is_some_and(|m| !m.is_file()) {
             let file = OpenOptions::new().write(true).open(&target)?;
-            return Ok(AtomicFile {
-                out: Some(BufWriter::new(file)),
-                rename: None,
-            });
+            return Ok(AtomicFile { out: Some(BufWriter::new(file)), rename: None });
         }
         let (file, beside) = create_beside(&target)?;
         // Dropped on error, so that the file beside does not stay.
-        let this = AtomicFile {
-            out: Some(BufWriter::with_capacity(1 << 18, file)),
-            rename: Some((beside, target)),
-        };
+        let this = AtomicFile { out: Some(BufWriter::with_capacity(1 << 18, file)), rename: Some((beside, target)) };
         if let (Some(old), Some(out)) = (old, &this.out) {
             out.get_ref().set_permissions(old.permissions())?;
         }
@@ -89,9 +83,7 @@ impl Drop for AtomicFile {
 }
 
 fn directory(path: &Path) -> &Path {
-    path.parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A new file in the same directory, so in the same file system, under a name that no file has.
@@ -100,11 +92,7 @@ fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
     loop {
         let no = NEXT.fetch_add(1, Ordering::Relaxed);
         let beside = directory(target).join(format!(".unfinished-{}-{no}.tmp", std::process::id()));
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&beside)
-        {
+        match OpenOptions::new().write(true).create_new(true).open(&beside) {
             Ok(file) => return Ok((file, beside)),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {} // left by a process that died
             Err(e) => return Err(e),
@@ -117,14 +105,7 @@ fn create_beside(target: &Path) -> io::Result<(File, PathBuf)> {
 fn sync_directory(directory: &Path) -> io::Result<()> {
     match File::open(directory)?.sync_all() {
         // Some file systems cannot do this to directories.
-        Err(e)
-            if matches!(
-                e.kind(),
-                io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
-            ) =>
-        {
-            Ok(())
-        }
+        Err(e) if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => Ok(()),
         result => result,
     }
 }

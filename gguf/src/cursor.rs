@@ -41,11 +41,7 @@ pub(crate) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Cursor {
-            bytes,
-            at: 0,
-            place: Place::Header,
-        }
+        Cursor { bytes, at: 0, place: Place::Header }
     }
 
     /// Bytes from the start of the file.
@@ -71,13 +67,7 @@ impl<'a> Cursor<'a> {
 
     #[cold]
     fn truncated(&self, what: &'static str, need: u64) -> Error {
-        Error::Truncated {
-            place: self.place.to_string(),
-            what,
-            need,
-            at: self.at as u64,
-            left: self.left(),
-        }
+        Error::Truncated { place: self.place.to_string(), what, need, at: self.at as u64, left: self.left() }
     }
 
     pub fn u32(&mut self, what: &'static str) -> Result<u32, Error> {
@@ -95,29 +85,14 @@ impl<'a> Cursor<'a> {
     /// A number of records that the rest of the file has room for.
     pub fn count(&self, what: &'static str, got: i64, min_bytes: u64) -> Result<usize, Error> {
         let max = self.left() / min_bytes;
-        let fits = u64::try_from(got)
-            .ok()
-            .filter(|&n| n <= max)
-            .and_then(|n| usize::try_from(n).ok());
+        let fits = u64::try_from(got).ok().filter(|&n| n <= max).and_then(|n| usize::try_from(n).ok());
         fits.ok_or(Error::Count { what, got, max })
     }
 
-    pub fn check_len(
-        &self,
-        what: &'static str,
-        unit: &'static str,
-        got: u64,
-        max: u64,
-    ) -> Result<(), Error> {
+    pub fn check_len(&self, what: &'static str, unit: &'static str, got: u64, max: u64) -> Result<(), Error> {
         if got > max {
             let place = self.place.to_string();
-            return Err(Error::TooLong {
-                place,
-                what,
-                unit,
-                got,
-                max,
-            });
+            return Err(Error::TooLong { place, what, unit, got, max });
         }
         Ok(())
     }
@@ -132,10 +107,7 @@ impl<'a> Cursor<'a> {
     pub fn name(&self, name: &'a [u8]) -> Result<String, Error> {
         match std::str::from_utf8(name) {
             Ok(name) => Ok(name.to_owned()),
-            Err(_) => Err(Error::NameNotUtf8 {
-                place: self.place.to_string(),
-                name: name.to_vec(),
-            }),
+            Err(_) => Err(Error::NameNotUtf8 { place: self.place.to_string(), name: name.to_vec() }),
         }
     }
 

@@ -13,9 +13,7 @@ use crate::value::{Array, Value};
 pub(crate) fn check_pair(i: usize, key: &str, value: &Value) -> Result<(), Error> {
     let place = || format!("key {}", Quoted(key.as_bytes()));
     if key.is_empty() {
-        return Err(Error::EmptyKey {
-            place: format!("key number {}", i + 1),
-        });
+        return Err(Error::EmptyKey { place: format!("key number {}", i + 1) });
     }
     check_len(place, "the key", "bytes", key.len(), MAX_LEN)?;
     match value {
@@ -25,9 +23,7 @@ pub(crate) fn check_pair(i: usize, key: &str, value: &Value) -> Result<(), Error
             let Array::String(strings) = a else {
                 return Ok(());
             };
-            strings.iter().try_for_each(|s| {
-                check_len(place, "a string of the array", "bytes", s.len(), MAX_LEN)
-            })
+            strings.iter().try_for_each(|s| check_len(place, "a string of the array", "bytes", s.len(), MAX_LEN))
         }
         _ => Ok(()),
     }
@@ -41,13 +37,7 @@ pub(crate) fn check_len(
     max: u64,
 ) -> Result<(), Error> {
     if got as u64 > max {
-        return Err(Error::TooLong {
-            place: place(),
-            what,
-            unit,
-            got: got as u64,
-            max,
-        });
+        return Err(Error::TooLong { place: place(), what, unit, got: got as u64, max });
     }
     Ok(())
 }

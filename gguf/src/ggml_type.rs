@@ -86,10 +86,7 @@ impl GgmlType {
 
     /// The type with this name, in any case.
     pub fn from_name(name: &str) -> Option<GgmlType> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|t| t.name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|t| t.name().eq_ignore_ascii_case(name))
     }
 
     /// Bytes of a row of `n` elements, or `None` where `n` is no whole number of blocks or the size overflows.

@@ -76,12 +76,7 @@ impl Gguf {
                 model.metadata = header.metadata;
                 model.tensors = header.tensors;
             } else {
-                model.tensors.extend(
-                    header
-                        .tensors
-                        .into_iter()
-                        .map(|t| TensorInfo { file: no, ..t }),
-                );
+                model.tensors.extend(header.tensors.into_iter().map(|t| TensorInfo { file: no, ..t }));
             }
             model.files.push(Arc::new(storage));
         }
@@ -101,10 +96,7 @@ impl Gguf {
 
     /// The tensor of this name.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
-        let at = self
-            .by_name
-            .binary_search_by(|&i| self.tensors[i].name.as_str().cmp(name))
-            .ok()?;
+        let at = self.by_name.binary_search_by(|&i| self.tensors[i].name.as_str().cmp(name)).ok()?;
         Some(&self.tensors[self.by_name[at]])
     }
 
@@ -122,14 +114,8 @@ impl Gguf {
     /// If `tensor` belongs to another model.
     pub fn tensor_bytes(&self, tensor: &TensorInfo) -> TensorBytes {
         let storage = self.files[tensor.file].clone();
-        assert!(
-            tensor.range.end <= storage.len(),
-            "the tensor is of another model"
-        );
-        TensorBytes {
-            storage,
-            range: tensor.range.clone(),
-        }
+        assert!(tensor.range.end <= storage.len(), "the tensor is of another model");
+        TensorBytes { storage, range: tensor.range.clone() }
     }
 
     /// The version of the format, 2 or 3. Of a split model, that of the first file.

@@ -63,22 +63,14 @@ impl Metadata {
     pub(crate) fn from_entries(entries: Vec<(String, Value)>) -> Result<Self, Error> {
         let mut by_key: Vec<usize> = (0..entries.len()).collect();
         by_key.sort_unstable_by(|&a, &b| entries[a].0.cmp(&entries[b].0).then(a.cmp(&b)));
-        if let Some(pair) = by_key
-            .windows(2)
-            .find(|w| entries[w[0]].0 == entries[w[1]].0)
-        {
-            return Err(Error::DuplicateKey {
-                key: entries[pair[0]].0.clone(),
-                first: pair[0],
-                second: pair[1],
-            });
+        if let Some(pair) = by_key.windows(2).find(|w| entries[w[0]].0 == entries[w[1]].0) {
+            return Err(Error::DuplicateKey { key: entries[pair[0]].0.clone(), first: pair[0], second: pair[1] });
         }
         Ok(Metadata { entries, by_key })
     }
 
     fn find(&self, key: &str) -> Result<usize, usize> {
-        self.by_key
-            .binary_search_by(|&i| self.entries[i].0.as_str().cmp(key))
+        self.by_key.binary_search_by(|&i| self.entries[i].0.as_str().cmp(key))
     }
 
     /// Number of keys.
@@ -111,10 +103,7 @@ impl Metadata {
     pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
         let (key, value) = (key.into(), value.into());
         match self.find(&key) {
-            Ok(at) => Some(std::mem::replace(
-                &mut self.entries[self.by_key[at]].1,
-                value,
-            )),
+            Ok(at) => Some(std::mem::replace(&mut self.entries[self.by_key[at]].1, value)),
             Err(at) => {
                 self.by_key.insert(at, self.entries.len());
                 self.entries.push((key, value));
@@ -166,10 +155,7 @@ impl Metadata {
             None => Ok(None),
             Some(Value::String(s)) => match s.to_str() {
                 Ok(s) => Ok(Some(s)),
-                Err(e) => Err(Error::ValueNotUtf8 {
-                    key: key.into(),
-                    at: e.valid_up_to(),
-                }),
+                Err(e) => Err(Error::ValueNotUtf8 { key: key.into(), at: e.valid_up_to() }),
             },
             Some(other) => Err(wrong_type(key, "str", other)),
         }
@@ -193,11 +179,7 @@ impl Metadata {
 }
 
 fn wrong_type(key: &str, expected: &'static str, got: &Value) -> Error {
-    Error::WrongType {
-        key: key.into(),
-        expected,
-        got: got.type_name(),
-    }
+    Error::WrongType { key: key.into(), expected, got: got.type_name() }
 }
 
 fn missing(key: &str) -> Error {

@@ -24,20 +24,14 @@ impl Storage {
         // the bytes under us: the same risk that llama.cpp takes, and the bytes are never trusted after the checks at
         // opening beyond being numbers. `Writer` never writes into an existing file, it replaces it.
         let map = unsafe { Mmap::map(&file) };
-        Ok(Storage::Mapped(map.map_err(|error| Error::Io {
-            action: "map the file",
-            error,
-        })?))
+        Ok(Storage::Mapped(map.map_err(|error| Error::Io { action: "map the file", error })?))
     }
 
     /// Reads a file into memory, in huge pages where the system has them: matrices that are read from
     /// huge pages arrive faster than from a map of the file.
     pub fn read(path: &Path) -> Result<Storage, Error> {
         let (mut file, len) = open(path)?;
-        let io_error = |error| Error::Io {
-            action: "read the file",
-            error,
-        };
+        let io_error = |error| Error::Io { action: "read the file", error };
         let len = usize::try_from(len).map_err(|_| io_error(io::ErrorKind::OutOfMemory.into()))?;
         let mut memory = anonymous(len).map_err(io_error)?;
         file.read_exact(&mut memory).map_err(io_error)?;
@@ -83,10 +77,7 @@ impl Deref for Storage {
 
 /// Opens a regular file for reading, and its length. A directory cannot be mapped, and a device or pipe has no length.
 fn open(path: &Path) -> Result<(File, u64), Error> {
-    let io_error = |error| Error::Io {
-        action: "open the file",
-        error,
-    };
+    let io_error = |error| Error::Io { action: "open the file", error };
     // Before opening: opening a pipe would wait for its other end.
     if !std::fs::metadata(path).map_err(io_error)?.is_file() {
         return Err(Error::NotAFile);

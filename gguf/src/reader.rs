@@ -27,9 +27,7 @@ pub(crate) fn read(file: &Storage) -> Result<Header, Error> {
     let mut r = Cursor::new(file);
     let magic = &file[..file.len().min(4)];
     if magic != b"GGUF" {
-        return Err(Error::Magic {
-            got: magic.to_vec(),
-        });
+        return Err(Error::Magic { got: magic.to_vec() });
     }
     r.take(4, "the magic")?;
     let version = r.u32("the version")?;
@@ -48,9 +46,7 @@ pub(crate) fn read(file: &Storage) -> Result<Header, Error> {
         pairs.push(r.pair(i)?);
     }
     let metadata = Metadata::from_entries(pairs)?;
-    let alignment = metadata
-        .u32(key::GENERAL_ALIGNMENT)?
-        .unwrap_or(DEFAULT_ALIGNMENT);
+    let alignment = metadata.u32(key::GENERAL_ALIGNMENT)?.unwrap_or(DEFAULT_ALIGNMENT);
     if !alignment.is_power_of_two() {
         return Err(Error::Alignment { got: alignment });
     }
@@ -63,46 +59,24 @@ pub(crate) fn read(file: &Storage) -> Result<Header, Error> {
             .n_bytes
             .checked_add(offset)
             .and_then(|end| end.checked_next_multiple_of(u64::from(alignment)))
-            .ok_or_else(|| {
-                too_large(
-                    &Place::Tensor(tensor.name.as_bytes()),
-                    &tensor.ne,
-                    tensor.ty,
-                )
-            })?;
+            .ok_or_else(|| too_large(&Place::Tensor(tensor.name.as_bytes()), &tensor.ne, tensor.ty))?;
         tensors.push(tensor);
     }
     sorted_by_name(&tensors)?;
     locate_data(&mut tensors, r.at(), alignment, file.len())?;
-    Ok(Header {
-        version,
-        alignment,
-        metadata,
-        tensors,
-    })
+    Ok(Header { version, alignment, metadata, tensors })
 }
 
 /// Finds the data of each tensor, and checks that it is within the file.
-fn locate_data(
-    tensors: &mut [TensorInfo],
-    header_end: usize,
-    alignment: u32,
-    len: usize,
-) -> Result<(), Error> {
-    let start = (header_end as u64)
-        .checked_next_multiple_of(u64::from(alignment))
-        .unwrap_or(u64::MAX);
+fn locate_data(tensors: &mut [TensorInfo], header_end: usize, alignment: u32, len: usize) -> Result<(), Error> {
+    let start = (header_end as u64).checked_next_multiple_of(u64::from(alignment)).unwrap_or(u64::MAX);
     for t in tensors {
         let begin = start.saturating_add(t.offset);
         let end = begin.saturating_add(t.n_bytes);
         match (usize::try_from(begin), usize::try_from(end)) {
             (Ok(begin), Ok(end)) if end <= len => t.range = begin..end,
             _ => {
-                return Err(Error::DataOutside {
-                    name: t.name.clone(),
-                    end,
-                    len: len as u64,
-                });
+                return Err(Error::DataOutside { name: t.name.clone(), end, len: len as u64 });
             }
         }
     }
@@ -113,13 +87,8 @@ fn locate_data(
 pub(crate) fn sorted_by_name(tensors: &[TensorInfo]) -> Result<Vec<usize>, Error> {
     let mut by_name: Vec<usize> = (0..tensors.len()).collect();
     by_name.sort_unstable_by(|&a, &b| tensors[a].name.cmp(&tensors[b].name));
-    match by_name
-        .windows(2)
-        .find(|w| tensors[w[0]].name == tensors[w[1]].name)
-    {
-        Some(pair) => Err(Error::DuplicateTensor {
-            name: tensors[pair[0]].name.clone(),
-        }),
+    match by_name.windows(2).find(|w| tensors[w[0]].name == tensors[w[1]].name) {
+        Some(pair) => Err(Error::DuplicateTensor { name: tensors[pair[0]].name.clone() }),
         None => Ok(by_name),
     }
 }
@@ -130,9 +99,7 @@ impl Cursor<'_> {
         self.place = Place::KeyName(i);
         let bytes = self.string("the key")?;
         if bytes.is_empty() {
-            return Err(Error::EmptyKey {
-                place: self.place.to_string(),
-            });
+            return Err(Error::EmptyKey { place: self.place.to_string() });
         }
         let key = self.name(bytes)?;
         self.place = Place::Key(bytes);
@@ -156,10 +123,7 @@ impl Cursor<'_> {
 
     fn value_type(&mut self, what: &'static str) -> Result<ValueType, Error> {
         let got = self.u32(what)?;
-        ValueType::from_id(got).ok_or_else(|| Error::ValueType {
-            place: self.place.to_string(),
-            got,
-        })
+        ValueType::from_id(got).ok_or_else(|| Error::ValueType { place: self.place.to_string(), got })
     }
 
     fn array(&mut self) -> Result<Array, Error> {
@@ -168,9 +132,7 @@ impl Cursor<'_> {
         self.check_len("the array", "elements", n, MAX_LEN)?;
         Ok(match ty {
             ValueType::Array => {
-                return Err(Error::NestedArray {
-                    place: self.place.to_string(),
-                });
+                return Err(Error::NestedArray { place: self.place.to_string() });
             }
             ValueType::String => Array::String(self.strings(n)?),
             ValueType::U8 => Array::U8(self.numbers(n)?),
@@ -196,40 +158,21 @@ impl Cursor<'_> {
         self.place = Place::Tensor(bytes);
         let n_dims = self.u32("the number of dimensions")?;
         if n_dims > 4 {
-            return Err(Error::Dimensions {
-                place: self.place.to_string(),
-                got: n_dims,
-            });
+            return Err(Error::Dimensions { place: self.place.to_string(), got: n_dims });
         }
         let mut dims = [1; 4];
         for (dim, d) in dims.iter_mut().enumerate().take(n_dims as usize) {
             let got = self.i64("a dimension")?;
-            *d = u64::try_from(got).map_err(|_| Error::NegativeDimension {
-                place: self.place.to_string(),
-                dim,
-                got,
-            })?;
+            *d =
+                u64::try_from(got).map_err(|_| Error::NegativeDimension { place: self.place.to_string(), dim, got })?;
         }
         let ty = self.tensor_type()?;
         let (ne, n_bytes) = self.size(ty, dims)?;
         let offset = self.u64("the offset")?;
         if offset != expected_offset {
-            return Err(Error::Offset {
-                place: self.place.to_string(),
-                expected: expected_offset,
-                got: offset,
-            });
+            return Err(Error::Offset { place: self.place.to_string(), expected: expected_offset, got: offset });
         }
-        Ok(TensorInfo {
-            name,
-            ty,
-            ne,
-            n_dims,
-            offset,
-            n_bytes,
-            file: 0,
-            range: 0..0,
-        })
+        Ok(TensorInfo { name, ty, ne, n_dims, offset, n_bytes, file: 0, range: 0..0 })
     }
 
     fn tensor_type(&mut self) -> Result<GgmlType, Error> {
@@ -244,36 +187,20 @@ impl Cursor<'_> {
             37 => "IQ4_NL_4_8, and bitnet.cpp has its own I8_S there",
             38 => "IQ4_NL_8_8, and bitnet.cpp has its own TL1 there",
             _ => {
-                let unknown = || Error::UnknownTensorType {
-                    place: self.place.to_string(),
-                    got,
-                };
+                let unknown = || Error::UnknownTensorType { place: self.place.to_string(), got };
                 return GgmlType::from_id(got).ok_or_else(unknown);
             }
         };
-        Err(Error::RemovedTensorType {
-            place: self.place.to_string(),
-            got,
-            was,
-        })
+        Err(Error::RemovedTensorType { place: self.place.to_string(), got, was })
     }
 
     /// The dimensions as `usize`, and the size in bytes.
     fn size(&self, ty: GgmlType, dims: [u64; 4]) -> Result<([usize; 4], u64), Error> {
         let block = ty.block_size();
         if !dims[0].is_multiple_of(block as u64) {
-            return Err(Error::PartialBlock {
-                place: self.place.to_string(),
-                ne0: dims[0],
-                ty,
-                block,
-            });
+            return Err(Error::PartialBlock { place: self.place.to_string(), ne0: dims[0], ty, block });
         }
-        let too_large = || Error::TooLarge {
-            place: self.place.to_string(),
-            ne: dims,
-            ty,
-        };
+        let too_large = || Error::TooLarge { place: self.place.to_string(), ne: dims, ty };
         let mut ne = [1; 4];
         for (n, &d) in ne.iter_mut().zip(&dims) {
             *n = usize::try_from(d).map_err(|_| too_large())?;
@@ -284,9 +211,5 @@ impl Cursor<'_> {
 }
 
 fn too_large(place: &Place<'_>, ne: &[usize; 4], ty: GgmlType) -> Error {
-    Error::TooLarge {
-        place: place.to_string(),
-        ne: ne.map(|n| n as u64),
-        ty,
-    }
+    Error::TooLarge { place: place.to_string(), ne: ne.map(|n| n as u64), ty }
 }

@@ -13,10 +13,7 @@ use crate::{Error, Gguf, Metadata, key};
 pub(crate) fn open(path: &Path, load: fn(&Path) -> Result<Storage, Error>) -> Result<Gguf, Error> {
     let in_file = |path: &Path| {
         let path = path.to_path_buf();
-        move |error| Error::File {
-            path,
-            error: Box::new(error),
-        }
+        move |error| Error::File { path, error: Box::new(error) }
     };
     let open_one = |path: &Path| -> Result<(Storage, Header), Error> {
         let storage = load(path)?;
@@ -29,14 +26,11 @@ pub(crate) fn open(path: &Path, load: fn(&Path) -> Result<Storage, Error>) -> Re
     if count > 1 {
         let names = split_paths(path, count).map_err(in_file(path))?;
         for (no, name) in (1..count).zip(&names[1..]) {
-            let part = open_one(name)
-                .and_then(|part| check_later(&part.1.metadata, no, count).map(|()| part));
+            let part = open_one(name).and_then(|part| check_later(&part.1.metadata, no, count).map(|()| part));
             parts.push(part.map_err(in_file(name))?);
         }
     }
-    check_tensors(&parts)
-        .and_then(|()| Gguf::join(parts))
-        .map_err(in_file(path))
+    check_tensors(&parts).and_then(|()| Gguf::join(parts)).map_err(in_file(path))
 }
 
 /// A model from the bytes of its splits.
@@ -46,11 +40,7 @@ pub(crate) fn from_bytes(splits: Vec<Vec<u8>>) -> Result<Gguf, Error> {
     let mut count = 0;
     for (no, bytes) in splits.into_iter().enumerate() {
         let storage = Storage::Memory(bytes);
-        let in_split = |error| Error::Split {
-            no: no + 1,
-            count: n,
-            error: Box::new(error),
-        };
+        let in_split = |error| Error::Split { no: no + 1, count: n, error: Box::new(error) };
         let header = reader::read(&storage).map_err(in_split)?;
         if no == 0 {
             check_first(&header.metadata, n)?;
@@ -63,10 +53,7 @@ pub(crate) fn from_bytes(splits: Vec<Vec<u8>>) -> Result<Gguf, Error> {
         parts.push((storage, header));
     }
     if parts.is_empty() {
-        return Err(Error::SplitCount {
-            expected: 1,
-            got: 0,
-        });
+        return Err(Error::SplitCount { expected: 1, got: 0 });
     }
     check_tensors(&parts)?;
     Gguf::join(parts)
@@ -77,10 +64,7 @@ pub(crate) fn check_first(metadata: &Metadata, n: usize) -> Result<(), Error> {
     match first_count(metadata)? {
         0 | 1 if n == 1 => Ok(()),
         count if usize::from(count) == n => Ok(()),
-        count => Err(Error::SplitCount {
-            expected: count.max(1),
-            got: n,
-        }),
+        count => Err(Error::SplitCount { expected: count.max(1), got: n }),
     }
 }
 
@@ -124,21 +108,10 @@ pub fn split_file_name(prefix: &str, no: u16, count: u16) -> String {
 
 /// The paths of all splits, given that of the first.
 fn split_paths(first: &Path, count: u16) -> Result<Vec<PathBuf>, Error> {
-    let name = first
-        .file_name()
-        .and_then(|n| n.to_str())
-        .unwrap_or_default();
+    let name = first.file_name().and_then(|n| n.to_str()).unwrap_or_default();
     let Some(prefix) = name.strip_suffix(&split_file_name("", 0, count)) else {
-        let stem = first
-            .file_stem()
-            .map(|s| s.to_string_lossy())
-            .unwrap_or_default();
-        return Err(Error::SplitName {
-            count,
-            expected: split_file_name(&stem, 0, count),
-        });
+        let stem = first.file_stem().map(|s| s.to_string_lossy()).unwrap_or_default();
+        return Err(Error::SplitName { count, expected: split_file_name(&stem, 0, count) });
     };
-    Ok((0..count)
-        .map(|no| first.with_file_name(split_file_name(prefix, no, count)))
-        .collect())
+    Ok((0..count).map(|no| first.with_file_name(split_file_name(prefix, no, count))).collect())
 }

@@ -48,9 +48,7 @@ impl TensorInfo {
 /// order they are multiplied in (so zero dimensions do not hide an overflow), or if rows hold partial blocks.
 pub(crate) fn n_bytes(ty: GgmlType, ne: &[usize; 4]) -> Option<usize> {
     let fits = |n: &usize| isize::try_from(*n).is_ok();
-    let rows = ne[1..]
-        .iter()
-        .try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
+    let rows = ne[1..].iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
     ne[0].max(1).checked_mul(rows).filter(fits)?;
     let row = ty.row_size(ne[0])?;
     row.max(1).checked_mul(rows).filter(fits)?;
@@ -74,21 +72,13 @@ impl TensorBytes {
     /// # Errors
     /// If the memory for a copy cannot be had, or if `align` is larger than a page of memory.
     pub fn aligned(self, align: usize) -> io::Result<TensorBytes> {
-        let is_aligned =
-            |bytes: &[u8]| bytes.is_empty() || bytes.as_ptr().addr().is_multiple_of(align.max(1));
+        let is_aligned = |bytes: &[u8]| bytes.is_empty() || bytes.as_ptr().addr().is_multiple_of(align.max(1));
         if is_aligned(&self) {
             return Ok(self);
         }
         let range = 0..self.len();
-        let copy = TensorBytes {
-            storage: Arc::new(Storage::copy(&self)?),
-            range,
-        };
-        if is_aligned(&copy) {
-            Ok(copy)
-        } else {
-            Err(io::ErrorKind::InvalidInput.into())
-        }
+        let copy = TensorBytes { storage: Arc::new(Storage::copy(&self)?), range };
+        if is_aligned(&copy) { Ok(copy) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 }
 

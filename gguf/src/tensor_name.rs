@@ -124,11 +124,7 @@ impl TensorRole {
 
     /// The name in block `il`, with this suffix.
     pub fn name(self, il: u32, suffix: Suffix) -> TensorName {
-        TensorName {
-            role: self,
-            il: self.is_per_block().then_some(il),
-            suffix,
-        }
+        TensorName { role: self, il: self.is_per_block().then_some(il), suffix }
     }
 }
 
@@ -147,12 +143,7 @@ pub enum Suffix {
 
 impl Suffix {
     /// Every suffix.
-    pub const ALL: &[Suffix] = &[
-        Suffix::Weight,
-        Suffix::Bias,
-        Suffix::Scale,
-        Suffix::InputScale,
-    ];
+    pub const ALL: &[Suffix] = &[Suffix::Weight, Suffix::Bias, Suffix::Scale, Suffix::InputScale];
 
     /// Without the dot.
     pub const fn as_str(self) -> &'static str {
@@ -184,8 +175,7 @@ impl TensorName {
         let (il, stem) = match rest.strip_prefix("blk.") {
             Some(rest) => {
                 let (il, stem) = rest.split_once('.')?;
-                let canonical =
-                    il.bytes().all(|b| b.is_ascii_digit()) && (il == "0" || !il.starts_with('0'));
+                let canonical = il.bytes().all(|b| b.is_ascii_digit()) && (il == "0" || !il.starts_with('0'));
                 (Some(il.parse().ok().filter(|_| canonical)?), stem)
             }
             None => (None, rest),
@@ -217,15 +207,9 @@ mod tests {
                 assert_eq!(name.il.is_some(), name.to_string().starts_with("blk.17."));
             }
         }
-        assert_eq!(
-            TensorRole::AttnQ.weight(3).to_string(),
-            "blk.3.attn_q.weight"
-        );
+        assert_eq!(TensorRole::AttnQ.weight(3).to_string(), "blk.3.attn_q.weight");
         assert_eq!(TensorRole::Output.weight(3).to_string(), "output.weight");
-        assert_eq!(
-            TensorRole::FfnDown.scale(0).to_string(),
-            "blk.0.ffn_down.scale"
-        );
+        assert_eq!(TensorRole::FfnDown.scale(0).to_string(), "blk.0.ffn_down.scale");
     }
 
     #[test]
@@ -260,22 +244,9 @@ mod tests {
 
     #[test]
     fn only_matrices_take_lora() {
-        let takes: Vec<_> = TensorRole::ALL
-            .iter()
-            .filter(|r| r.takes_lora())
-            .map(|r| r.stem())
-            .collect();
-        let expected = [
-            "output",
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_qkv",
-            "attn_output",
-            "ffn_gate",
-            "ffn_up",
-            "ffn_down",
-        ];
+        let takes: Vec<_> = TensorRole::ALL.iter().filter(|r| r.takes_lora()).map(|r| r.stem()).collect();
+        let expected =
+            ["output", "attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output", "ffn_gate", "ffn_up", "ffn_down"];
         assert_eq!(takes, expected);
     }
 }

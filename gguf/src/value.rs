@@ -80,10 +80,7 @@ impl StringArray {
 
     /// An empty array with room for `n` strings.
     pub(crate) fn with_capacity(n: usize) -> Self {
-        StringArray {
-            bytes: Vec::new(),
-            ends: Vec::with_capacity(n),
-        }
+        StringArray { bytes: Vec::new(), ends: Vec::with_capacity(n) }
     }
 
     /// Number of strings.
@@ -112,9 +109,7 @@ impl StringArray {
     /// The bytes of each string.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
         let mut start = 0;
-        self.ends
-            .iter()
-            .map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
+        self.ends.iter().map(move |&end| &self.bytes[std::mem::replace(&mut start, end)..end])
     }
 }
 
@@ -130,9 +125,7 @@ impl<S: AsRef<[u8]>> FromIterator<S> for StringArray {
 
 impl fmt::Debug for StringArray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list()
-            .entries(self.iter().map(String::from_utf8_lossy))
-            .finish()
+        f.debug_list().entries(self.iter().map(String::from_utf8_lossy)).finish()
     }
 }
 
@@ -286,11 +279,7 @@ impl fmt::Display for Array {
             Array::I32(a) => list(f, a.iter()),
             Array::F32(a) => list(f, a.iter()),
             Array::Bool(a) => list(f, a.iter()),
-            Array::String(a) => list(
-                f,
-                a.iter()
-                    .map(|s| format!("{:?}", String::from_utf8_lossy(s))),
-            ),
+            Array::String(a) => list(f, a.iter().map(|s| format!("{:?}", String::from_utf8_lossy(s)))),
             Array::U64(a) => list(f, a.iter()),
             Array::I64(a) => list(f, a.iter()),
             Array::F64(a) => list(f, a.iter()),

@@ -41,21 +41,14 @@ impl Writer {
     /// # Errors
     /// If `general.alignment` is no `u32` or no power of two, or if a key, string or array is one that readers refuse.
     pub fn new(metadata: Metadata) -> Result<Writer, Error> {
-        let alignment = metadata
-            .u32(key::GENERAL_ALIGNMENT)?
-            .unwrap_or(DEFAULT_ALIGNMENT);
+        let alignment = metadata.u32(key::GENERAL_ALIGNMENT)?.unwrap_or(DEFAULT_ALIGNMENT);
         if !alignment.is_power_of_two() {
             return Err(Error::Alignment { got: alignment });
         }
         for (i, (key, value)) in metadata.iter().enumerate() {
             check_pair(i, key, value)?;
         }
-        Ok(Writer {
-            metadata,
-            alignment,
-            tensors: Vec::new(),
-            data_len: 0,
-        })
+        Ok(Writer { metadata, alignment, tensors: Vec::new(), data_len: 0 })
     }
 
     /// Adds a tensor of at most four dimensions `ne`, `ne[0]` innermost. Trailing dimensions of 1 are not written.
@@ -69,35 +62,18 @@ impl Writer {
         match dims.get_mut(..ne.len()) {
             Some(d) => d.copy_from_slice(ne),
             None => {
-                return Err(Error::Dimensions {
-                    place: place(),
-                    got: u32::try_from(ne.len()).unwrap_or(u32::MAX),
-                });
+                return Err(Error::Dimensions { place: place(), got: u32::try_from(ne.len()).unwrap_or(u32::MAX) });
             }
         }
         let block = ty.block_size();
         if !dims[0].is_multiple_of(block) {
-            return Err(Error::PartialBlock {
-                place: place(),
-                ne0: dims[0] as u64,
-                ty,
-                block,
-            });
+            return Err(Error::PartialBlock { place: place(), ne0: dims[0] as u64, ty, block });
         }
-        let too_large = || Error::TooLarge {
-            place: place(),
-            ne: dims.map(|n| n as u64),
-            ty,
-        };
+        let too_large = || Error::TooLarge { place: place(), ne: dims.map(|n| n as u64), ty };
         let n_bytes = tensor::n_bytes(ty, &dims).ok_or_else(too_large)? as u64;
         let end = self.data_len.checked_add(n_bytes);
-        let end = end
-            .and_then(|e| e.checked_next_multiple_of(u64::from(self.alignment)))
-            .ok_or_else(too_large)?;
-        let n_dims = dims
-            .iter()
-            .rposition(|&n| n != 1)
-            .map_or(1, |last| last as u32 + 1);
+        let end = end.and_then(|e| e.checked_next_multiple_of(u64::from(self.alignment))).ok_or_else(too_large)?;
+        let n_dims = dims.iter().rposition(|&n| n != 1).map_or(1, |last| last as u32 + 1);
         let offset = std::mem::replace(&mut self.data_len, end);
         self.tensors.push(TensorInfo {
             name: name.into(),
@@ -125,13 +101,7 @@ impl Writer {
         let path = path.as_ref().to_path_buf();
         match AtomicFile::create(&path) {
             Ok(out) => self.start_at(out, Some(path)),
-            Err(error) => Err(in_file(
-                Some(&path),
-                Error::Io {
-                    action: "create the file",
-                    error,
-                },
-            )),
+            Err(error) => Err(in_file(Some(&path), Error::Io { action: "create the file", error })),
         }
     }
 
@@ -145,28 +115,10 @@ impl Writer {
 
     fn start_at<W: Write>(self, mut out: W, path: Option<PathBuf>) -> Result<DataWriter<W>, Error> {
         sorted_by_name(&self.tensors)?;
-        let header = self.header().map_err(|error| Error::Io {
-            action: "make the header",
-            error,
-        })?;
+        let header = self.header().map_err(|error| Error::Io { action: "make the header", error })?;
         let written = out.write_all(&header);
-        written.map_err(|error| {
-            in_file(
-                path.as_deref(),
-                Error::Io {
-                    action: "write the file",
-                    error,
-                },
-            )
-        })?;
-        Ok(DataWriter {
-            out,
-            path,
-            alignment: self.alignment,
-            tensors: self.tensors,
-            due: 0,
-            written: 0,
-        })
+        written.map_err(|error| in_file(path.as_deref(), Error::Io { action: "write the file", error }))?;
+        Ok(DataWriter { out, path, alignment: self.alignment, tensors: self.tensors, due: 0, written: 0 })
     }
 
     /// All bytes before the data.
@@ -227,11 +179,7 @@ impl<W: Write> DataWriter<W> {
         let expected = self.due(name)?;
         let got = self.written + data.len() as u64;
         if self.written != 0 || got != expected {
-            return Err(Error::TensorSize {
-                name: name.into(),
-                expected,
-                got,
-            });
+            return Err(Error::TensorSize { name: name.into(), expected, got });
         }
         self.write_part(name, data)
     }
@@ -245,11 +193,7 @@ impl<W: Write> DataWriter<W> {
         let expected = self.due(name)?;
         let got = self.written + data.len() as u64;
         if got > expected {
-            return Err(Error::TensorSize {
-                name: name.into(),
-                expected,
-                got,
-            });
+            return Err(Error::TensorSize { name: name.into(), expected, got });
         }
         self.write_bytes(data)?;
         self.written = got;
@@ -268,11 +212,7 @@ impl<W: Write> DataWriter<W> {
     /// [`Error::TensorSize`] if data is missing, [`Error::Io`] if it cannot be flushed.
     pub fn into_inner(mut self) -> Result<W, Error> {
         if let Some(t) = self.tensors[self.due..].iter().find(|t| t.n_bytes > 0) {
-            return Err(Error::TensorSize {
-                name: t.name.clone(),
-                expected: t.n_bytes,
-                got: self.written,
-            });
+            return Err(Error::TensorSize { name: t.name.clone(), expected: t.n_bytes, got: self.written });
         }
         self.out.flush().map_err(|e| self.io_error(e))?;
         Ok(self.out)
@@ -280,28 +220,17 @@ impl<W: Write> DataWriter<W> {
 
     /// The size of the next tensor, which has to be the one with this name. Those without elements need not be written.
     fn due(&mut self, name: &str) -> Result<u64, Error> {
-        while self
-            .tensors
-            .get(self.due)
-            .is_some_and(|t| t.n_bytes == 0 && t.name != name)
-        {
+        while self.tensors.get(self.due).is_some_and(|t| t.n_bytes == 0 && t.name != name) {
             self.due += 1;
         }
         match self.tensors.get(self.due) {
             Some(t) if t.name == name => Ok(t.n_bytes),
-            other => Err(Error::TensorOrder {
-                expected: other.map(|t| t.name.clone()),
-                got: name.into(),
-            }),
+            other => Err(Error::TensorOrder { expected: other.map(|t| t.name.clone()), got: name.into() }),
         }
     }
 
     fn write_zeros(&mut self, n: u64) -> Result<(), Error> {
-        std::io::copy(
-            &mut std::io::Read::take(std::io::repeat(0), n),
-            &mut self.out,
-        )
-        .map_err(|e| self.io_error(e))?;
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(0), n), &mut self.out).map_err(|e| self.io_error(e))?;
         Ok(())
     }
 
@@ -310,13 +239,7 @@ impl<W: Write> DataWriter<W> {
     }
 
     fn io_error(&self, error: std::io::Error) -> Error {
-        in_file(
-            self.path.as_deref(),
-            Error::Io {
-                action: "write the file",
-                error,
-            },
-        )
+        in_file(self.path.as_deref(), Error::Io { action: "write the file", error })
     }
 }
 
@@ -329,24 +252,13 @@ impl DataWriter<AtomicFile> {
     pub fn finish(self) -> Result<(), Error> {
         let path = self.path.clone();
         let file = self.into_inner()?;
-        file.commit().map_err(|error| {
-            in_file(
-                path.as_deref(),
-                Error::Io {
-                    action: "write the file",
-                    error,
-                },
-            )
-        })
+        file.commit().map_err(|error| in_file(path.as_deref(), Error::Io { action: "write the file", error }))
     }
 }
 
 fn in_file(path: Option<&Path>, error: Error) -> Error {
     match path {
-        Some(path) => Error::File {
-            path: path.to_path_buf(),
-            error: Box::new(error),
-        },
+        Some(path) => Error::File { path: path.to_path_buf(), error: Box::new(error) },
         None => error,
     }
 }

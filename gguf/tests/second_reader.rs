@@ -12,42 +12,23 @@ use gguf_rs::get_gguf_container_array_size;
 
 #[test]
 fn gguf_rs_reads_the_same() {
-    for file in [
-        "tiny-bitnet-TQ1_0.gguf",
-        "tiny-bitnet-TQ2_0.gguf",
-        "tiny-bitnet-f16.gguf",
-    ] {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../models")
-            .join(file);
+    for file in ["tiny-bitnet-TQ1_0.gguf", "tiny-bitnet-TQ2_0.gguf", "tiny-bitnet-f16.gguf"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(file);
         let ours = Gguf::open(&path).unwrap();
-        let theirs = get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX)
-            .unwrap()
-            .decode()
-            .unwrap();
+        let theirs = get_gguf_container_array_size(path.to_str().unwrap(), u64::MAX).unwrap().decode().unwrap();
 
         let mut keys: Vec<_> = ours.metadata().iter().map(|(key, _)| key).collect();
         keys.sort_unstable();
-        assert!(
-            theirs.metadata().keys().map(String::as_str).eq(keys),
-            "{file}"
-        );
+        assert!(theirs.metadata().keys().map(String::as_str).eq(keys), "{file}");
         for (key, value) in ours.metadata().iter() {
             assert_same(value, &theirs.metadata()[key], key);
         }
 
         assert_eq!(theirs.tensors().len(), ours.tensors().len());
         for (a, b) in ours.tensors().iter().zip(theirs.tensors()) {
-            assert_eq!(
-                (&a.name, a.ty.id(), a.offset, a.n_bytes),
-                (&b.name, b.kind, b.offset, b.size)
-            );
+            assert_eq!((&a.name, a.ty.id(), a.offset, a.n_bytes), (&b.name, b.kind, b.offset, b.size));
             assert!(
-                b.shape.iter().eq(a.ne[..a.n_dims as usize]
-                    .iter()
-                    .map(|&n| n as u64)
-                    .collect::<Vec<_>>()
-                    .iter()),
+                b.shape.iter().eq(a.ne[..a.n_dims as usize].iter().map(|&n| n as u64).collect::<Vec<_>>().iter()),
                 "{}",
                 a.name
             );
@@ -66,15 +47,10 @@ fn assert_same(ours: &Value, theirs: &serde_json::Value, key: &str) {
             let theirs = theirs.as_array().unwrap();
             assert_eq!(theirs.len(), array.len(), "{key}");
             match array {
-                Array::String(a) => assert!(
-                    a.iter()
-                        .eq(theirs.iter().map(|v| v.as_str().unwrap().as_bytes())),
-                    "{key}"
-                ),
-                Array::F32(a) => assert!(
-                    a.iter().map(|v| v.to_bits()).eq(theirs.iter().map(bits)),
-                    "{key}"
-                ),
+                Array::String(a) => {
+                    assert!(a.iter().eq(theirs.iter().map(|v| v.as_str().unwrap().as_bytes())), "{key}")
+                }
+                Array::F32(a) => assert!(a.iter().map(|v| v.to_bits()).eq(theirs.iter().map(bits)), "{key}"),
                 Array::I32(a) => assert!(
                     a.iter().eq(theirs
                         .iter()
@@ -84,10 +60,7 @@ fn assert_same(ours: &Value, theirs: &serde_json::Value, key: &str) {
                         .iter()),
                     "{key}"
                 ),
-                other => panic!(
-                    "{key}: no file here has an array of {:?}",
-                    other.element_type()
-                ),
+                other => panic!("{key}: no file here has an array of {:?}", other.element_type()),
             }
         }
         other => panic!("{key}: no file here has a {}", other.type_name()),

@@ -28,11 +28,7 @@ fn tensors_are_padded_and_parts_join() {
     assert_eq!((&data[..8], &data[8..32]), (&[1; 8][..], &[0; 24][..]));
     assert_eq!((&data[32..66], &data[66..]), (&[2; 34][..], &[0; 30][..]));
     let read = Gguf::from_bytes(whole).unwrap();
-    let dims: Vec<_> = read
-        .tensors()
-        .iter()
-        .map(|t| (t.n_dims, t.offset))
-        .collect();
+    let dims: Vec<_> = read.tensors().iter().map(|t| (t.n_dims, t.offset)).collect();
     assert_eq!(dims, [(1, 0), (1, 32), (1, 32)]);
 }
 
@@ -45,14 +41,8 @@ fn the_writer_refuses_what_readers_would() {
         Writer::new(m).map(|_| ()).unwrap_err().to_string()
     };
     assert_eq!(with("", Value::U8(1)), "key number 1 is empty");
-    assert_eq!(
-        with("general.alignment", Value::U32(24)),
-        "key general.alignment is 24, which is no power of two"
-    );
-    assert_eq!(
-        with("general.alignment", Value::U64(32)),
-        "key general.alignment has type u64 but u32 was expected"
-    );
+    assert_eq!(with("general.alignment", Value::U32(24)), "key general.alignment is 24, which is no power of two");
+    assert_eq!(with("general.alignment", Value::U64(32)), "key general.alignment has type u64 but u32 was expected");
 
     let mut w = small();
     let name = "n".repeat(64);
@@ -62,35 +52,17 @@ fn the_writer_refuses_what_readers_would() {
     assert_eq!(message(w.add_tensor("x", GgmlType::F32, &[1; 5])), five);
     let partial = "tensor \"x\": rows of 255 elements are no whole number of TQ2_0 blocks of 256";
     assert_eq!(message(w.add_tensor("x", GgmlType::TQ2_0, &[255])), partial);
-    assert!(matches!(
-        w.add_tensor("x", GgmlType::F32, &[usize::MAX, 2]),
-        Err(Error::TooLarge { .. })
-    ));
+    assert!(matches!(w.add_tensor("x", GgmlType::F32, &[usize::MAX, 2]), Err(Error::TooLarge { .. })));
     w.add_tensor("a", GgmlType::F32, &[2]).unwrap();
-    assert!(matches!(
-        w.start(Vec::new()),
-        Err(Error::DuplicateTensor { .. })
-    ));
+    assert!(matches!(w.start(Vec::new()), Err(Error::DuplicateTensor { .. })));
 
     let mut d = small().start(Vec::new()).unwrap();
-    assert_eq!(
-        message(d.write_tensor("b", &[0; 34])),
-        "data of tensor \"b\" was written, but \"a\" is next"
-    );
-    assert_eq!(
-        message(d.write_tensor("a", &[0; 7])),
-        "tensor \"a\" takes 8 bytes, but 7 were written"
-    );
-    assert_eq!(
-        message(d.write_part("a", &[0; 9])),
-        "tensor \"a\" takes 8 bytes, but 9 were written"
-    );
+    assert_eq!(message(d.write_tensor("b", &[0; 34])), "data of tensor \"b\" was written, but \"a\" is next");
+    assert_eq!(message(d.write_tensor("a", &[0; 7])), "tensor \"a\" takes 8 bytes, but 7 were written");
+    assert_eq!(message(d.write_part("a", &[0; 9])), "tensor \"a\" takes 8 bytes, but 9 were written");
     d.write_tensor("a", &[0; 8]).unwrap();
     d.write_part("b", &[0; 33]).unwrap();
-    assert_eq!(
-        message(d.into_inner().map(|_| ())),
-        "tensor \"b\" takes 34 bytes, but 33 were written"
-    );
+    assert_eq!(message(d.into_inner().map(|_| ())), "tensor \"b\" takes 34 bytes, but 33 were written");
 }
 
 #[test]
@@ -105,45 +77,20 @@ fn metadata_keeps_order_and_types() {
     m.insert("c", "last");
     let keys: Vec<_> = m.iter().map(|(k, _)| k).collect();
     assert_eq!(keys, ["a", "b", "d", "c"]);
-    assert_eq!(
-        (
-            m.i32("a").unwrap(),
-            m.u32("d").unwrap(),
-            m.u32("e").unwrap()
-        ),
-        (Some(2), Some(1), None)
-    );
-    assert_eq!(
-        m.u32("a").unwrap_err().to_string(),
-        "key a has type i32 but u32 was expected"
-    );
-    assert_eq!(
-        m.f32s("c").unwrap_err().to_string(),
-        "key c has type str but f32[] was expected"
-    );
-    assert_eq!(
-        m.require_bool("e").unwrap_err().to_string(),
-        "key e is missing"
-    );
+    assert_eq!((m.i32("a").unwrap(), m.u32("d").unwrap(), m.u32("e").unwrap()), (Some(2), Some(1), None));
+    assert_eq!(m.u32("a").unwrap_err().to_string(), "key a has type i32 but u32 was expected");
+    assert_eq!(m.f32s("c").unwrap_err().to_string(), "key c has type str but f32[] was expected");
+    assert_eq!(m.require_bool("e").unwrap_err().to_string(), "key e is missing");
     assert_eq!(Value::from(vec![1u32, 2]).to_string(), "[1, 2]");
-    assert_eq!(
-        Value::from(vec![0i8; 9]).to_string(),
-        "[0, 0, 0, 0, 0, 0, 0, 0, ...]"
-    );
+    assert_eq!(Value::from(vec![0i8; 9]).to_string(), "[0, 0, 0, 0, 0, 0, 0, 0, ...]");
 }
 
 #[test]
 fn types_have_the_sizes_of_ggml() {
     for &ty in GgmlType::ALL {
-        assert_eq!(
-            (GgmlType::from_id(ty.id()), GgmlType::from_name(ty.name())),
-            (Some(ty), Some(ty))
-        );
+        assert_eq!((GgmlType::from_id(ty.id()), GgmlType::from_name(ty.name())), (Some(ty), Some(ty)));
         assert_eq!(ty.row_size(ty.block_size() * 3), Some(ty.type_size() * 3));
-        assert_eq!(
-            ty.row_size(ty.block_size() * 3 + 1),
-            (ty.block_size() == 1).then_some(ty.type_size() * 4)
-        );
+        assert_eq!(ty.row_size(ty.block_size() * 3 + 1), (ty.block_size() == 1).then_some(ty.type_size() * 4));
     }
     assert_eq!(GgmlType::from_id(4), None);
 }

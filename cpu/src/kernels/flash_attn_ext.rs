@@ -46,7 +46,11 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
             for item in items {
                 let (h, t) = (item / n_tokens, item % n_tokens);
                 let Some((seq, first, end)) = visible(&spans[3 * t..3 * t + 3], n_seq, n_ctx) else {
-                    work.fail(OpError::Index { op: "flash_attn_ext", index: spans[3 * t + 2].into(), limit: n_ctx + 1 });
+                    work.fail(OpError::Index {
+                        op: "flash_attn_ext",
+                        index: spans[3 * t + 2].into(),
+                        limit: n_ctx + 1,
+                    });
                     continue;
                 };
                 // SAFETY: row (h, t) of q and of the result exist, the latter is this item's own.

@@ -49,10 +49,11 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let (k, n_out) = (w.desc.ne[0], w.desc.ne[1]);
     let (n, batches) = (x.desc.ne[1], x.desc.ne[2] * x.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(scratch_size(level, kind, k));
-    let memory = c.shared.activations.clone().ok_or_else(|| OpError::Backend {
-        backend: "cpu",
-        what: "no memory was planned for activations".into(),
-    })?;
+    let memory = c
+        .shared
+        .activations
+        .clone()
+        .ok_or_else(|| OpError::Backend { backend: "cpu", what: "no memory was planned for activations".into() })?;
     let stride = one_batch(level, kind, &x.desc);
     let act_span = memory.as_ptr() as usize..memory.as_ptr() as usize + stride * batches;
     let mut steps = Vec::new();

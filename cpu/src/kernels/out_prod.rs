@@ -20,7 +20,8 @@ pub(crate) fn out_prod(c: Compiler) -> Vec<Step> {
         let row = unsafe { std::slice::from_raw_parts_mut(work.scratch.cast::<f32>(), a.desc.ne[0]) };
         work.share(items * dst.desc.ne[2] * dst.desc.ne[3], 1, |range| {
             for item in range {
-                let (j0, i2, i3) = (item % items * per_item, item / items % dst.desc.ne[2], item / (items * dst.desc.ne[2]));
+                let (j0, i2, i3) =
+                    (item % items * per_item, item / items % dst.desc.ne[2], item / (items * dst.desc.ne[2]));
                 let rows = j0..(j0 + per_item).min(dst.desc.ne[1]);
                 for j in rows.clone() {
                     // SAFETY: these rows of the result belong to this item.
@@ -29,9 +30,8 @@ pub(crate) fn out_prod(c: Compiler) -> Vec<Step> {
                 for r in 0..a.desc.ne[1] {
                     let bytes = a.desc.ty.row_size(a.desc.ne[0]).unwrap_or(0);
                     // SAFETY: row r of a exists, has contiguous elements and is not written in this step.
-                    let from = unsafe {
-                        std::slice::from_raw_parts(a.at(a.desc.row_offset(r, i2, i3)).cast_const(), bytes)
-                    };
+                    let from =
+                        unsafe { std::slice::from_raw_parts(a.at(a.desc.row_offset(r, i2, i3)).cast_const(), bytes) };
                     if let Err(e) = quants::dequantize(a.desc.ty, from, row) {
                         return work.fail(OpError::Backend { backend: "cpu", what: e.to_string() });
                     }

@@ -147,16 +147,8 @@ pub(super) fn round_f16(v: f32) -> f32 {
     // The unit in the last place of 0.5 is 2^-24, that of f16 subnormals.
     let subnormal = ((f32::from_bits(abs) + 0.5) - 0.5).to_bits();
     let finite = if abs < 0x3880_0000 { subnormal } else { normal };
-    let or_inf = if finite >= 0x4780_0000 {
-        0x7f80_0000
-    } else {
-        finite
-    };
-    let rounded = if abs > 0x7f80_0000 {
-        abs | 0x0040_0000
-    } else {
-        or_inf
-    };
+    let or_inf = if finite >= 0x4780_0000 { 0x7f80_0000 } else { finite };
+    let rounded = if abs > 0x7f80_0000 { abs | 0x0040_0000 } else { or_inf };
     f32::from_bits(rounded | sign)
 }
 
@@ -199,11 +191,7 @@ unsafe fn i8_token(order: I8Order, x: &[f32], dst: *mut u8) {
     let mut dst = dst.cast::<i8>();
     for block in x.chunks_exact(QK_K) {
         let q: [i8; QK_K] = quantize(block, e);
-        sum = q
-            .iter()
-            .map(|&q| i32::from(q))
-            .sum::<i32>()
-            .wrapping_add(sum);
+        sum = q.iter().map(|&q| i32::from(q)).sum::<i32>().wrapping_add(sum);
         // SAFETY: the record has `order.block_size()` bytes for each block of x.
         unsafe {
             match order {
@@ -216,10 +204,7 @@ unsafe fn i8_token(order: I8Order, x: &[f32], dst: *mut u8) {
     }
     // SAFETY: the tail follows the blocks, which are a multiple of 64 bytes.
     unsafe {
-        dst.cast::<I8Tail>().write(I8Tail {
-            scale: a / 127.0,
-            sum,
-        });
+        dst.cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum });
     }
 }
 
@@ -249,18 +234,10 @@ fn tq1_order(q: &[i8; QK_K]) -> [i8; TQ1_PLANES] {
 #[inline(always)]
 unsafe fn q8_0(x: &[f32], mut dst: *mut Q8Pair) {
     for pair in x.chunks(64) {
-        let mut out = Q8Pair {
-            q: [0; 64],
-            nsum: [0; 16],
-            d: [0.0; 16],
-        };
+        let mut out = Q8Pair { q: [0; 64], nsum: [0; 16], d: [0.0; 16] };
         for (half, block) in pair.chunks_exact(QK).enumerate() {
             let amax = absmax(block);
-            let q: [i8; QK] = if amax == 0.0 {
-                [0; QK]
-            } else {
-                quantize(block, 127.0 / amax)
-            };
+            let q: [i8; QK] = if amax == 0.0 { [0; QK] } else { quantize(block, 127.0 / amax) };
             out.q[32 * half..32 * half + 32].copy_from_slice(&q);
             out.d[8 * half..8 * half + 8].fill(round_f16(amax / 127.0));
         }
@@ -285,13 +262,7 @@ unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
             let e = 127.0 / amax;
             (quantize(block, e), 1.0 / e)
         };
-        let mut out = Q8K {
-            q,
-            sum2x32: [0; 128],
-            bsums: [0; 8],
-            sum: 0,
-            d,
-        };
+        let mut out = Q8K { q, sum2x32: [0; 128], bsums: [0; 8], sum: 0, d };
         for (sum, two) in out.sum2x32.iter_mut().zip(q.chunks_exact(2)) {
             *sum = 32 * (i16::from(two[0]) + i16::from(two[1]));
         }
@@ -313,54 +284,25 @@ mod tests {
 
     #[test]
     fn f16_rounding_is_that_of_half() {
-        let edges = [
-            0.0,
-            6.0e-8,
-            2.98e-8,
-            6.1e-5,
-            65504.0,
-            65519.9,
-            65520.0,
-            1e9,
-            f32::INFINITY,
-            1e-42,
-        ];
+        let edges = [0.0, 6.0e-8, 2.98e-8, 6.1e-5, 65504.0, 65519.9, 65520.0, 1e9, f32::INFINITY, 1e-42];
         let spread = (0..2_000_000u32).map(|i| f32::from_bits(i.wrapping_mul(2_147_483_629)));
         for v in edges.into_iter().chain(spread) {
             let want = half::f16::from_f32(v).to_f32();
-            assert!(
-                round_f16(v).to_bits() == want.to_bits() || (v.is_nan() && round_f16(v).is_nan()),
-                "{v}"
-            );
+            assert!(round_f16(v).to_bits() == want.to_bits() || (v.is_nan() && round_f16(v).is_nan()), "{v}");
             assert_eq!(round_f16(-v).is_sign_negative(), v.is_sign_positive());
         }
         // Ties, on both sides of the smallest normal number.
         for bits in 0..0x7c00u16 {
-            let tie = (half::f16::from_bits(bits).to_f32()
-                + half::f16::from_bits(bits + 1).to_f32())
-                / 2.0;
+            let tie = (half::f16::from_bits(bits).to_f32() + half::f16::from_bits(bits + 1).to_f32()) / 2.0;
             for v in [tie, tie.next_down(), tie.next_up()] {
-                assert_eq!(
-                    round_f16(v).to_bits(),
-                    half::f16::from_f32(v).to_f32().to_bits(),
-                    "{v}"
-                );
+                assert_eq!(round_f16(v).to_bits(), half::f16::from_f32(v).to_f32().to_bits(), "{v}");
             }
         }
     }
 
     #[test]
     fn hostile_activations_quantize_into_range() {
-        let x = [
-            f32::NAN,
-            f32::INFINITY,
-            f32::NEG_INFINITY,
-            1e38,
-            -1e38,
-            0.0,
-            1.0,
-            -1.0,
-        ];
+        let x = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e38, -1e38, 0.0, 1.0, -1.0];
         for e in [0.0, 1.0, f32::INFINITY, f32::NAN] {
             for q in quantize::<8>(&x, e) {
                 assert!((-127..=127).contains(&q));

@@ -50,11 +50,7 @@ pub(super) unsafe fn mul_mat<W: Float>(job: &Job) {
         if job.n == 1 {
             vector::run(job.level, &Token::<W>(std::marker::PhantomData), job);
         } else {
-            vector::run(
-                job.level,
-                &Panels(&Direct::<W>(std::marker::PhantomData)),
-                job,
-            );
+            vector::run(job.level, &Panels(&Direct::<W>(std::marker::PhantomData)), job);
         }
     }
 }

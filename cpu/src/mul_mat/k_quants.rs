@@ -139,13 +139,7 @@ pub(super) unsafe fn mul_mat<W: KBlock>(job: &Job) {
 
 /// `acc + scale * isum` over 64 elements.
 #[inline(always)]
-unsafe fn chunk<S: Simd, W: KBlock>(
-    acc: S::B,
-    codes: S::B,
-    scales: S::B,
-    q: S::B,
-    sum2x32: S::B,
-) -> S::B {
+unsafe fn chunk<S: Simd, W: KBlock>(acc: S::B, codes: S::B, scales: S::B, q: S::B, sum2x32: S::B) -> S::B {
     // SAFETY: the caller's promises. Sums of two products fit an i16: 2 * 63 * 127.
     unsafe {
         let p = S::maddubs(codes, q);

@@ -100,14 +100,8 @@ impl WeightKind {
     pub fn act_format(self) -> ActFormat {
         match self {
             Self::F32 | Self::F16 | Self::Bf16 => ActFormat::F32,
-            Self::TernaryUniform {
-                ty: TernaryType::Tq1_0,
-                ..
-            } => ActFormat::I8Tq1,
-            Self::TernaryUniform {
-                ty: TernaryType::Tq2_0,
-                ..
-            } => ActFormat::I8Tq2,
+            Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
+            Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
             Self::Q8_0 | Self::Q4_0 => ActFormat::Q8_0,
             Self::Ternary(_) | Self::Q4K | Self::Q6K => ActFormat::Q8K,
         }
@@ -237,10 +231,7 @@ pub unsafe fn prepare(
 /// A multiplication: rows `r0..r1` of `w` for `n` tokens.
 #[derive(Clone, Copy)]
 struct Job {
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "one level only")
-    )]
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "one level only"))]
     level: SimdLevel,
     k: usize,
     row_bytes: usize,
@@ -300,21 +291,7 @@ pub unsafe fn mul_mat(
 ) {
     let row_bytes = kind.row_bytes(k);
     let (act_len, act_stride) = record_size(level, kind.act_format(), k, n);
-    let job = Job {
-        level,
-        k,
-        row_bytes,
-        w,
-        r0,
-        r1,
-        n,
-        act,
-        act_len,
-        act_stride,
-        y,
-        y_stride,
-        scratch,
-    };
+    let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch };
     if n == 0 || r0 >= r1 {
         return;
     }

@@ -67,10 +67,7 @@ unsafe fn pair<S: Simd, W: Block32>(p: *const u8) -> (S::B, S::F) {
     // SAFETY: the caller has two blocks at p.
     unsafe {
         let hi = p.add(W::SIZE);
-        let (d0, d1) = (
-            p.cast::<u16>().read_unaligned(),
-            hi.cast::<u16>().read_unaligned(),
-        );
+        let (d0, d1) = (p.cast::<u16>().read_unaligned(), hi.cast::<u16>().read_unaligned());
         (W::load::<S>(p, hi), S::splat_2xf16(d0, d1))
     }
 }
@@ -79,12 +76,7 @@ unsafe fn pair<S: Simd, W: Block32>(p: *const u8) -> (S::B, S::F) {
 #[inline(always)]
 unsafe fn last<S: Simd, W: Block32>(p: *const u8) -> (S::B, S::F) {
     // SAFETY: the caller has a block at p.
-    unsafe {
-        (
-            W::load::<S>(p, p),
-            S::splat_2xf16(p.cast::<u16>().read_unaligned(), 0),
-        )
-    }
+    unsafe { (W::load::<S>(p, p), S::splat_2xf16(p.cast::<u16>().read_unaligned(), 0)) }
 }
 
 /// `lanes + f32(isum) * (d_w * d_x)`
@@ -102,11 +94,7 @@ unsafe fn load_x<S: Simd>(x: *const u8, i: usize) -> (S::B, S::B, S::F) {
     // SAFETY: the token has more than i pairs.
     unsafe {
         let x = &*x.cast::<Q8Pair>().add(i);
-        (
-            S::load(x.q.as_ptr().cast()),
-            S::load(x.nsum.as_ptr().cast()),
-            S::load_f(x.d.as_ptr()),
-        )
+        (S::load(x.q.as_ptr().cast()), S::load(x.nsum.as_ptr().cast()), S::load_f(x.d.as_ptr()))
     }
 }
 
@@ -168,11 +156,7 @@ impl<W: Block32> Rows for Pairs<W> {
             for p in 0..blocks.div_ceil(2) {
                 let (src, dst) = (src.add(2 * p * W::SIZE), dst.add(UNPACKED * p));
                 ahead.of::<S>(src);
-                let (w, d) = if 2 * p + 1 < blocks {
-                    pair::<S, W>(src)
-                } else {
-                    last::<S, W>(src)
-                };
+                let (w, d) = if 2 * p + 1 < blocks { pair::<S, W>(src) } else { last::<S, W>(src) };
                 S::store(dst, w);
                 S::store_f(dst.add(64).cast(), d);
             }

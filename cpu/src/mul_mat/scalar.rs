@@ -4,8 +4,8 @@ use std::slice::from_raw_parts;
 
 use ggml_ops::numerics::dot16;
 use ggml_ops::quants::{
-    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0,
-    Ternary, act, bf16_to_f32, dot, f16_to_f32,
+    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, Ternary, act,
+    bf16_to_f32, dot, f16_to_f32,
 };
 
 use super::{ActFormat, Job, QK, QK_K, TernaryType, WeightKind};
@@ -48,13 +48,9 @@ pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
     // `token` and are aligned to 64 bytes.
     unsafe {
         match kind {
-            WeightKind::F32 => each::<[u8; 4], f32>(job, |w, x| {
-                dot16(
-                    w.iter()
-                        .map(|&w| f32::from_le_bytes(w))
-                        .zip(x.iter().copied()),
-                )
-            }),
+            WeightKind::F32 => {
+                each::<[u8; 4], f32>(job, |w, x| dot16(w.iter().map(|&w| f32::from_le_bytes(w)).zip(x.iter().copied())))
+            }
             WeightKind::F16 => each::<[u8; 2], f32>(job, |w, x| {
                 let w = w.iter().map(|&w| f16_to_f32(u16::from_le_bytes(w)));
                 dot16(w.zip(x.iter().copied()))
@@ -111,9 +107,8 @@ unsafe fn ternary_uniform<B: Ternary>(d: f32, job: &Job) {
                 let (scale, q) = x.split_at(4);
                 let s: f32 = bytemuck::pod_read_unaligned(scale);
                 let q: &[i8] = bytemuck::cast_slice(q);
-                let sum = weights.iter().zip(q).fold(0i32, |sum, (&w, &q)| {
-                    sum.wrapping_add(i32::from(w) * i32::from(q))
-                });
+                let sum =
+                    weights.iter().zip(q).fold(0i32, |sum, (&w, &q)| sum.wrapping_add(i32::from(w) * i32::from(q)));
                 job.set(t, r, sum as f32 * (d * s));
             }
         }

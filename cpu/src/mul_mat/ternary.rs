@@ -58,8 +58,7 @@ impl Kernel for Tq2Token {
                         for _ in 0..run {
                             ahead.of::<S>(w);
                             let q = S::load(w);
-                            let (q1, q2, q3) =
-                                (S::srl16::<2>(q), S::srl16::<4>(q), S::srl16::<6>(q));
+                            let (q1, q2, q3) = (S::srl16::<2>(q), S::srl16::<4>(q), S::srl16::<6>(q));
                             acc[0] = S::acc_dot(acc[0], S::and(q, m3), S::load(x));
                             acc[1] = S::acc_dot(acc[1], S::and(q1, m3), S::load(x.add(64)));
                             acc[2] = S::acc_dot(acc[2], S::and(q2, m3), S::load(x.add(128)));
@@ -105,11 +104,7 @@ impl Kernel for Tq1Token {
                 for (i, total) in totals[..count].iter_mut().enumerate() {
                     let (mut w, mut x) = (job.row(r + i), x);
                     // Loads of 64 bytes reach into the next block; the very last one has none.
-                    let in_place = if r + i + 1 < job.r1 {
-                        blocks
-                    } else {
-                        blocks.saturating_sub(1)
-                    };
+                    let in_place = if r + i + 1 < job.r1 { blocks } else { blocks.saturating_sub(1) };
                     let mut left = in_place;
                     while left > 0 {
                         let run = left.min(S::TQ1_RUN);
@@ -150,13 +145,7 @@ unsafe fn tq1_copy(block: *const u8) -> [u8; 64] {
 
 /// Unpacks a row to codes 0..=3 in the order of the elements.
 #[inline(always)]
-unsafe fn unpack<S: Simd>(
-    ty: TernaryType,
-    k: usize,
-    mut src: *const u8,
-    mut dst: *mut u8,
-    ahead: &mut Ahead,
-) {
+unsafe fn unpack<S: Simd>(ty: TernaryType, k: usize, mut src: *const u8, mut dst: *mut u8, ahead: &mut Ahead) {
     // SAFETY: `src` has k / 256 blocks, `dst` k bytes.
     unsafe {
         for left in (0..k / QK_K).rev() {
@@ -198,11 +187,9 @@ unsafe fn unpack_tq1<S: Simd>(src: *const u8, dst: *mut u8) {
             S::store(plane.as_mut_ptr(), S::tq1_digit(&mut q));
             let plane = plane.as_ptr();
             dst.add(32 * n).copy_from_nonoverlapping(plane, 32);
-            dst.add(160 + 16 * n)
-                .copy_from_nonoverlapping(plane.add(32), 16);
+            dst.add(160 + 16 * n).copy_from_nonoverlapping(plane.add(32), 16);
             if n < 4 {
-                dst.add(240 + 4 * n)
-                    .copy_from_nonoverlapping(plane.add(48), 4);
+                dst.add(240 + 4 * n).copy_from_nonoverlapping(plane.add(48), 4);
             }
         }
     }
@@ -246,11 +233,7 @@ impl Rows for Uniform {
             let mut totals = [[S::acc_zero(); MAX_TILE]; R];
             let mut at = 0;
             while at < k {
-                let end = if S::RUN < k / 64 {
-                    k.min(at + 64 * S::RUN)
-                } else {
-                    k
-                };
+                let end = if S::RUN < k / 64 { k.min(at + 64 * S::RUN) } else { k };
                 let mut acc = [[S::acc_zero(); T]; R];
                 while at < end {
                     let mut codes = [S::zero(); R];

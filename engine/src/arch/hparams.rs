@@ -139,7 +139,11 @@ impl Keys<'_> {
     fn rope_freq_scale(&self) -> Result<f32, Error> {
         let kind = self.m.str(&self.key(key::ROPE_SCALING_TYPE))?.unwrap_or("linear");
         if !matches!(kind, "linear" | "none") {
-            return Err(self.bad(key::ROPE_SCALING_TYPE, "'linear' or 'none'", format!("'{kind}', which is not supported")));
+            return Err(self.bad(
+                key::ROPE_SCALING_TYPE,
+                "'linear' or 'none'",
+                format!("'{kind}', which is not supported"),
+            ));
         }
         let old = self.f32("rope.scale_linear", 0.0)?;
         let factor = self.f32(key::ROPE_SCALING_FACTOR, old)?;

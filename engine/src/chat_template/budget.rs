@@ -28,17 +28,12 @@ pub(super) struct Budget {
 }
 
 fn over_limit(what: &str) -> Error {
-    Error::new(
-        ErrorKind::InvalidOperation,
-        format!("the template exceeds the limit on {what}"),
-    )
+    Error::new(ErrorKind::InvalidOperation, format!("the template exceeds the limit on {what}"))
 }
 
 fn spend(counter: &AtomicU64, cost: u64, what: &str) -> Result<(), Error> {
     counter
-        .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
-            left.checked_sub(cost)
-        })
+        .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(cost))
         .map_err(|_| over_limit(what))?;
     Ok(())
 }
@@ -54,10 +49,7 @@ fn length(value: &Value) -> u64 {
 
 impl Budget {
     pub fn new(bytes: u64) -> Self {
-        Self {
-            bytes: Arc::new(AtomicU64::new(bytes)),
-            namespaces: Arc::new(AtomicU64::new(MAX_NAMESPACES)),
-        }
+        Self { bytes: Arc::new(AtomicU64::new(bytes)), namespaces: Arc::new(AtomicU64::new(MAX_NAMESPACES)) }
     }
 
     /// Pays for `cost` bytes of work or memory.
@@ -96,25 +88,12 @@ impl Budget {
 
     /// Pays for a string, or for the elements of a list or mapping without their content.
     fn pay_shallow(&self, value: &Value) -> Result<(), Error> {
-        let unit = if value.as_str().is_some() {
-            1
-        } else {
-            ELEMENT_COST
-        };
-        self.pay(
-            unit.saturating_mul(length(value))
-                .saturating_add(ELEMENT_COST),
-        )
+        let unit = if value.as_str().is_some() { 1 } else { ELEMENT_COST };
+        self.pay(unit.saturating_mul(length(value)).saturating_add(ELEMENT_COST))
     }
 
     fn pay_args(&self, args: &[Value], deep: bool) -> Result<(), Error> {
-        args.iter().try_for_each(|arg| {
-            if deep {
-                self.pay_deep(arg)
-            } else {
-                self.pay_shallow(arg)
-            }
-        })
+        args.iter().try_for_each(|arg| if deep { self.pay_deep(arg) } else { self.pay_shallow(arg) })
     }
 
     /// Pays in advance for filters and methods whose result can be much larger than their operands.
@@ -146,10 +125,8 @@ fn numbers(text: &str) -> impl Iterator<Item = u64> {
 }
 
 /// Operators whose cost depends on their operands, as expressions over `a`, `b`, `c` and `d`.
-const OPERATORS: [&str; 10] = [
-    "a + b", "a * b", "a in b", "a == b", "a != b", "a < b", "a <= b", "a > b", "a >= b",
-    "a[b:c:d]",
-];
+const OPERATORS: [&str; 10] =
+    ["a + b", "a * b", "a in b", "a == b", "a != b", "a < b", "a <= b", "a > b", "a >= b", "a[b:c:d]"];
 
 fn operator(instruction: &Instruction) -> Option<&'static str> {
     Some(match instruction {
@@ -169,8 +146,8 @@ fn operator(instruction: &Instruction) -> Option<&'static str> {
 
 /// Filters and methods that look at one element, or only at the length, of a list or mapping.
 const SHALLOW: [&str; 15] = [
-    "length", "count", "first", "last", "default", "d", "safe", "list", "items", "keys", "values",
-    "get", "reverse", "random", "bool",
+    "length", "count", "first", "last", "default", "d", "safe", "list", "items", "keys", "values", "get", "reverse",
+    "random", "bool",
 ];
 
 /// Tests that compare values; the others only look at the type.
@@ -201,24 +178,16 @@ fn guarded_name(instruction: &Instruction) -> Option<String> {
     match instruction {
         Instruction::ApplyFilter(name, ..) => Some(format!("|{name}")),
         Instruction::CallMethod(name, _) => Some(format!(".{name}")),
-        Instruction::PerformTest(name, ..) if COMPARING_TESTS.contains(name) => {
-            Some(format!("?{name}"))
-        }
+        Instruction::PerformTest(name, ..) if COMPARING_TESTS.contains(name) => Some(format!("?{name}")),
         _ => None,
     }
 }
 
 /// The guarded names that the instructions will call.
-pub(super) fn guarded_names<'a>(
-    all: impl Iterator<Item = &'a Instructions<'a>>,
-) -> BTreeSet<String> {
+pub(super) fn guarded_names<'a>(all: impl Iterator<Item = &'a Instructions<'a>>) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for instructions in all {
-        names.extend(
-            (0u32..)
-                .map_while(|i| instructions.get(i))
-                .filter_map(guarded_name),
-        );
+        names.extend((0u32..).map_while(|i| instructions.get(i)).filter_map(guarded_name));
     }
     names
 }
@@ -233,16 +202,12 @@ pub(super) fn guard_instructions<'a>(
         let guarded = guarded_name(instruction).and_then(|name| names.get(&name));
         let call = match (instruction, guarded) {
             (
-                Instruction::ApplyFilter(_, n, _)
-                | Instruction::CallMethod(_, n)
-                | Instruction::PerformTest(_, n, _),
+                Instruction::ApplyFilter(_, n, _) | Instruction::CallMethod(_, n) | Instruction::PerformTest(_, n, _),
                 Some(name),
             ) => Some((name.as_str(), *n)),
             (Instruction::StringConcat, _) => Some(("a ~ b", Some(2))),
             (Instruction::BuildList(Some(n)), _) => u16::try_from(*n).ok().map(|n| ("[]", Some(n))),
-            (Instruction::BuildTuple(Some(n)), _) => {
-                u16::try_from(*n).ok().map(|n| ("()", Some(n)))
-            }
+            (Instruction::BuildTuple(Some(n)), _) => u16::try_from(*n).ok().map(|n| ("()", Some(n))),
             (Instruction::BuildMap(n), _) => u16::try_from(2 * n).ok().map(|n| ("{}", Some(n))),
             (Instruction::Slice, _) => Some(("a[b:c:d]", Some(4))),
             (Instruction::CompareAndPreserve(_), _) => {
@@ -267,27 +232,22 @@ pub(super) fn register(env: &mut Environment, budget: &Budget, names: &BTreeSet<
             continue;
         };
         let (sign, plain, budget) = (sign.to_owned(), plain.to_owned(), budget.clone());
-        env.add_function(
-            name.clone(),
-            move |state: &mut State, args: Rest<ValueOrKwargs>| {
-                let args = args.into_values();
-                budget.pay_args(&args, !SHALLOW.contains(&plain.as_str()))?;
-                budget.pay_growth(&plain, &args)?;
-                let result = match (sign.as_str(), args.split_first()) {
-                    ("|", _) => state.apply_filter(&plain, &args),
-                    (".", Some((object, args))) => object.call_method(state, &plain, args),
-                    _ => state.perform_test(&plain, &args).map(Value::from),
-                }
-                .map_err(|err| match err.kind() {
-                    ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
-                        Error::new(err.kind(), format!("'{plain}'"))
-                    }
-                    _ => err,
-                })?;
-                budget.pay_shallow(&result)?;
-                Ok::<Value, Error>(result)
-            },
-        );
+        env.add_function(name.clone(), move |state: &mut State, args: Rest<ValueOrKwargs>| {
+            let args = args.into_values();
+            budget.pay_args(&args, !SHALLOW.contains(&plain.as_str()))?;
+            budget.pay_growth(&plain, &args)?;
+            let result = match (sign.as_str(), args.split_first()) {
+                ("|", _) => state.apply_filter(&plain, &args),
+                (".", Some((object, args))) => object.call_method(state, &plain, args),
+                _ => state.perform_test(&plain, &args).map(Value::from),
+            }
+            .map_err(|err| match err.kind() {
+                ErrorKind::UnknownFilter | ErrorKind::UnknownTest => Error::new(err.kind(), format!("'{plain}'")),
+                _ => err,
+            })?;
+            budget.pay_shallow(&result)?;
+            Ok::<Value, Error>(result)
+        });
     }
 }
 
@@ -300,25 +260,18 @@ fn register_operators(env: &mut Environment, budget: &Budget) {
             let arg = |i: usize| args.get(i).cloned().unwrap_or_default();
             let (a, b) = (arg(0), arg(1));
             if name == "a * b" {
-                let cost = |s: &Value, n: &Value| {
-                    length(s)
-                        .saturating_mul(int(n))
-                        .saturating_mul(ELEMENT_COST)
-                };
+                let cost = |s: &Value, n: &Value| length(s).saturating_mul(int(n)).saturating_mul(ELEMENT_COST);
                 budget.pay(cost(&a, &b).saturating_add(cost(&b, &a)))?;
             }
             // both are strings in nearly every template
             if let ("a + b", Some(a), Some(b)) = (name, a.as_str(), b.as_str()) {
                 return Ok(Value::from([a, b].concat()));
             }
-            let equal =
-                matches!(name, "a == b" | "a != b") && a.as_str().is_some() && b.as_str().is_some();
+            let equal = matches!(name, "a == b" | "a != b") && a.as_str().is_some() && b.as_str().is_some();
             if equal {
                 return Ok(Value::from((a == b) == (name == "a == b")));
             }
-            PLAIN
-                .compile_expression(name)?
-                .eval(context!(a => a, b => b, c => arg(2), d => arg(3)))
+            PLAIN.compile_expression(name)?.eval(context!(a => a, b => b, c => arg(2), d => arg(3)))
         });
     }
     let paying = budget.clone();
@@ -341,9 +294,7 @@ fn register_operators(env: &mut Environment, budget: &Budget) {
     env.add_function("{}", move |args: Rest<Value>| {
         paying.pay_args(&args, true)?;
         let pairs = args.as_chunks::<2>().0.iter();
-        Ok::<Value, Error>(Value::from_pairs(
-            pairs.map(|[k, v]| (k.clone(), v.clone())),
-        ))
+        Ok::<Value, Error>(Value::from_pairs(pairs.map(|[k, v]| (k.clone(), v.clone()))))
     });
     let paying = budget.clone();
     env.add_function("namespace", move |defaults: Option<ValueOrKwargs>| {
@@ -352,23 +303,17 @@ fn register_operators(env: &mut Environment, budget: &Budget) {
     });
     let paying = budget.clone();
     env.add_function("dict", move |value: Option<Value>, kwargs: Kwargs| {
-        let update: Vec<Value> = kwargs
-            .args()
-            .map(|name| kwargs.get(name))
-            .collect::<Result<_, _>>()?;
+        let update: Vec<Value> = kwargs.args().map(|name| kwargs.get(name)).collect::<Result<_, _>>()?;
         paying.pay_args(value.as_slice(), true)?;
         paying.pay_args(&update, true)?;
         functions::dict(value, kwargs)
     });
     let paying = budget.clone();
-    env.add_function(
-        "range",
-        move |lower: isize, upper: Option<isize>, step: Option<isize>| {
-            let result = functions::range(lower, upper, step)?;
-            paying.pay_shallow(&result)?;
-            Ok::<Value, Error>(result)
-        },
-    );
+    env.add_function("range", move |lower: isize, upper: Option<isize>, step: Option<isize>| {
+        let result = functions::range(lower, upper, step)?;
+        paying.pay_shallow(&result)?;
+        Ok::<Value, Error>(result)
+    });
     let paying = budget.clone();
     env.set_formatter(move |out, state, value| {
         paying.pay_deep(value)?;

@@ -60,10 +60,7 @@ const TEMPLATES: [(&str, &str); 37] = templates![
 
 /// The text of a built-in template.
 pub(super) fn source(name: &str) -> Option<&'static str> {
-    TEMPLATES
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|&(_, source)| source)
+    TEMPLATES.iter().find(|(known, _)| *known == name).map(|&(_, source)| source)
 }
 
 /// Replaces `{% generation %}` blocks, which mark the assistant's text for training, by blocks without effect.
@@ -75,10 +72,7 @@ pub(super) fn replace_generation_tags(source: &str) -> String {
         out.push_str(text);
         let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
         let (tag, after) = tag.split_at(end);
-        let word = tag
-            .trim_start_matches(['{', '%', '-', '+'])
-            .trim_end_matches(['}', '%', '-', '+'])
-            .trim();
+        let word = tag.trim_start_matches(['{', '%', '-', '+']).trim_end_matches(['}', '%', '-', '+']).trim();
         match word {
             "generation" => out.push_str(&tag.replace("generation", "if true")),
             "endgeneration" => out.push_str(&tag.replace("endgeneration", "endif")),

@@ -36,19 +36,12 @@ pub(super) fn register(env: &mut Environment, now: Option<i64>) {
         let err = Error::new(ErrorKind::InvalidOperation, "raise_exception");
         Err::<Value, Error>(err.with_source(Raised(message)))
     });
-    env.add_function("strftime_now", move |format: String| {
-        strftime(&format, now.unwrap_or_else(system_time))
-    });
+    env.add_function("strftime_now", move |format: String| strftime(&format, now.unwrap_or_else(system_time)));
     env.add_filter("tojson", tojson);
 }
 
 /// Methods of Python's `str`, `dict` and `list`.
-pub(super) fn python_method(
-    state: &mut State,
-    value: &Value,
-    method: &str,
-    args: &[Value],
-) -> Result<Value, Error> {
+pub(super) fn python_method(state: &mut State, value: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match (method, value.as_str()) {
         ("title", Some(text)) if args.is_empty() => Ok(Value::from(title(text))),
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
@@ -71,11 +64,7 @@ fn title(text: &str) -> String {
 }
 
 fn system_time() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .ok()
-        .and_then(|d| i64::try_from(d.as_secs()).ok())
-        .unwrap_or(0)
+    SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|d| i64::try_from(d.as_secs()).ok()).unwrap_or(0)
 }
 
 /// `json.dumps(value, ensure_ascii=False, indent=indent)`.
@@ -91,8 +80,7 @@ fn tojson(value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<String
             format!("tojson: expected an indent of at most {MAX_INDENT}"),
         ));
     }
-    let json = serde_json::to_value(value)
-        .map_err(|err| Error::new(ErrorKind::BadSerialization, err.to_string()))?;
+    let json = serde_json::to_value(value).map_err(|err| Error::new(ErrorKind::BadSerialization, err.to_string()))?;
     let mut out = String::new();
     dump(&json, indent, 0, &mut out);
     Ok(out)
@@ -150,26 +138,14 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// Python's `strftime` in UTC and English for the directives that templates use.
 fn strftime(format: &str, unix_seconds: i64) -> Result<String, Error> {
     let days = unix_seconds.div_euclid(86_400);
     let second_of_day = unix_seconds.rem_euclid(86_400);
     let (year, month, day) = civil_date(days);
-    let (hour, minute, second) = (
-        second_of_day / 3600,
-        second_of_day / 60 % 60,
-        second_of_day % 60,
-    );
+    let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
     // both indices are reduced to the arrays' lengths
     let month_name = MONTHS[((month - 1) % 12) as usize];
     let day_name = DAYS[days.rem_euclid(7) as usize];
@@ -260,10 +236,7 @@ mod tests {
         let f = "%d %b %Y|%-d %B %y|%H:%M:%S|%I %p|%j|%A %a|%F|%%";
         let want = "26 Jul 2024|26 July 24|09:05:03|09 AM|208|Friday Fri|2024-07-26|%";
         assert_eq!(strftime(f, t).unwrap(), want);
-        assert_eq!(
-            strftime("%F %T %A", -1).unwrap(),
-            "1969-12-31 23:59:59 Wednesday"
-        );
+        assert_eq!(strftime("%F %T %A", -1).unwrap(), "1969-12-31 23:59:59 Wednesday");
         assert_eq!(strftime("%F %j", 951_782_400).unwrap(), "2000-02-29 060");
         assert!(strftime("%Q", t).is_err());
         assert!(strftime("%", t).is_err());

@@ -53,11 +53,7 @@ pub struct ChatMessage {
 impl ChatMessage {
     /// A message of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self {
-            role: role.into(),
-            content: content.into(),
-            extra: Map::new(),
-        }
+        Self { role: role.into(), content: content.into(), extra: Map::new() }
     }
 }
 
@@ -78,10 +74,7 @@ impl ChatTemplate {
     /// [`ChatTemplateError::Syntax`] or [`ChatTemplateError::TooLong`].
     pub fn new(source: &str, bos: &str, eos: &str) -> Result<Self, ChatTemplateError> {
         if source.len() > MAX_SOURCE {
-            return Err(ChatTemplateError::TooLong {
-                max: MAX_SOURCE,
-                got: source.len(),
-            });
+            return Err(ChatTemplateError::TooLong { max: MAX_SOURCE, got: source.len() });
         }
         let template = Self {
             source: source.to_owned(),
@@ -92,9 +85,7 @@ impl ChatTemplate {
         };
         let syntax = syntax().map_err(|err| syntax_error(&err))?;
         scan::check(&template.prepared, syntax)?;
-        compile(&template.prepared)
-            .map(drop)
-            .map_err(|err| syntax_error(&err))?;
+        compile(&template.prepared).map(drop).map_err(|err| syntax_error(&err))?;
         Ok(template)
     }
 
@@ -158,19 +149,13 @@ impl ChatTemplate {
         let mut variables = Map::new();
         variables.insert("bos_token".to_owned(), Json::from(self.bos.as_str()));
         variables.insert("eos_token".to_owned(), Json::from(self.eos.as_str()));
-        variables.insert(
-            "add_generation_prompt".to_owned(),
-            Json::from(add_generation_prompt),
-        );
-        let rendered = serde_json::to_value(messages).map_err(|err| ChatTemplateError::Render {
-            line: 0,
-            message: format!("messages: {err}"),
-        })?;
+        variables.insert("add_generation_prompt".to_owned(), Json::from(add_generation_prompt));
+        let rendered = serde_json::to_value(messages)
+            .map_err(|err| ChatTemplateError::Render { line: 0, message: format!("messages: {err}") })?;
         variables.insert("messages".to_owned(), rendered);
         variables.extend(kwargs.iter().map(|(k, v)| (k.clone(), v.clone())));
         let input = variables.values().map(json_bytes).sum();
-        self.render(Value::from(Serde(&variables)), input, messages.len() as u64)
-            .map_err(|err| render_error(&err))
+        self.render(Value::from(Serde(&variables)), input, messages.len() as u64).map_err(|err| render_error(&err))
     }
 
     fn render(&self, root: Value, input: u64, n_messages: u64) -> Result<String, Error> {
@@ -179,15 +164,13 @@ impl ChatTemplate {
         let names = budget::guarded_names(all());
         let literal = budget::longest_literal(all());
         let guard = |instructions: &mut _| {
-            budget::guard_instructions(instructions, &names).map_err(|(line, message)| {
-                Error::new(ErrorKind::SyntaxError, format!("line {line}: {message}"))
-            })
+            budget::guard_instructions(instructions, &names)
+                .map_err(|(line, message)| Error::new(ErrorKind::SyntaxError, format!("line {line}: {message}")))
         };
         guard(&mut compiled.instructions)?;
         compiled.blocks.values_mut().try_for_each(guard)?;
 
-        let budget =
-            Budget::new(BUDGET.saturating_add(input.saturating_mul(BUDGET_PER_INPUT_BYTE)));
+        let budget = Budget::new(BUDGET.saturating_add(input.saturating_mul(BUDGET_PER_INPUT_BYTE)));
         let mut env = Environment::new();
         let fuel = FUEL.saturating_add(n_messages.saturating_mul(FUEL_PER_MESSAGE));
         env.set_fuel(Some(fuel.min(MAX_LITERAL_OUTPUT / literal.max(1))));
@@ -210,18 +193,12 @@ impl ChatTemplate {
 }
 
 fn syntax() -> Result<SyntaxConfig, Error> {
-    SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
 }
 
 fn compile(source: &str) -> Result<CompiledTemplate<'_>, Error> {
     let syntax_config = syntax()?;
-    let config = TemplateConfig {
-        syntax_config,
-        default_auto_escape: std::sync::Arc::new(|_| AutoEscape::None),
-    };
+    let config = TemplateConfig { syntax_config, default_auto_escape: std::sync::Arc::new(|_| AutoEscape::None) };
     CompiledTemplate::new(NAME, source, &config)
 }
 
@@ -229,12 +206,7 @@ fn json_bytes(value: &Json) -> u64 {
     match value {
         Json::String(s) => s.len() as u64,
         Json::Array(items) => items.iter().map(json_bytes).sum::<u64>() + 1,
-        Json::Object(map) => {
-            map.iter()
-                .map(|(k, v)| k.len() as u64 + json_bytes(v))
-                .sum::<u64>()
-                + 1
-        }
+        Json::Object(map) => map.iter().map(|(k, v)| k.len() as u64 + json_bytes(v)).sum::<u64>() + 1,
         _ => 1,
     }
 }
@@ -253,19 +225,13 @@ fn message_of(err: &Error) -> String {
 }
 
 fn syntax_error(err: &Error) -> ChatTemplateError {
-    ChatTemplateError::Syntax {
-        line: err.line().unwrap_or(0),
-        message: message_of(err),
-    }
+    ChatTemplateError::Syntax { line: err.line().unwrap_or(0), message: message_of(err) }
 }
 
 fn render_error(err: &Error) -> ChatTemplateError {
     let line = err.line().unwrap_or(0);
     match functions::raised_message(err) {
         Some(message) => ChatTemplateError::Raised { line, message },
-        None => ChatTemplateError::Render {
-            line,
-            message: message_of(err),
-        },
+        None => ChatTemplateError::Render { line, message: message_of(err) },
     }
 }

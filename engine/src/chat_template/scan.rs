@@ -22,12 +22,7 @@ struct Constants {
 
 impl Constants {
     fn new() -> Self {
-        Self {
-            multiplies: false,
-            raises: false,
-            product: 1,
-            bytes: 0,
-        }
+        Self { multiplies: false, raises: false, product: 1, bytes: 0 }
     }
 
     fn add(&mut self, token: &Token) {

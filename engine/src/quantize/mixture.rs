@@ -43,51 +43,12 @@ impl Category {
 }
 
 /// Weights that are small, or whose values are not only multiplied with: they stay as they are.
-const KEPT: &[&str] = &[
-    "_norm.weight",
-    "ffn_gate_inp.weight",
-    "ffn_gate_tid2eid.weight",
-    "altup",
-    "laurel",
-    "per_layer_model_proj",
-    "ssm_conv1d",
-    "shortconv.conv.weight",
-    "indexer.k_proj.weight",
-    "indexer.q_proj.weight",
-    "time_mix_first.weight",
-    "time_mix_w0.weight",
-    "time_mix_w1.weight",
-    "time_mix_w2.weight",
-    "time_mix_v0.weight",
-    "time_mix_v1.weight",
-    "time_mix_v2.weight",
-    "time_mix_a0.weight",
-    "time_mix_a1.weight",
-    "time_mix_a2.weight",
-    "time_mix_g1.weight",
-    "time_mix_g2.weight",
-    "time_mix_decay_w1.weight",
-    "time_mix_decay_w2.weight",
-    "time_mix_lerp_fused.weight",
-    "attn_rel_b.weight",
-    ".position_embd",
-    "sam.pos_embd",
-    "sam.neck.",
-    "sam.net_",
-    ".rel_pos",
-    ".patch_embd",
-    ".patch_merger",
-    "a.rvq.codebook",
-    "mm.a.code_embd",
-];
+const KEPT: &[&str] = &["_norm.weight", "ffn_gate_inp.weight", "position_embd", "token_types.weight", "conv1d"];
 
 /// Whether a tensor can be quantized at all: it is a weight of two or more dimensions, and not one of those that are kept.
 pub(super) fn is_quantizable(tensor: &TensorInfo) -> bool {
     let name = tensor.name.as_str();
-    tensor.ne[1..].iter().any(|&n| n != 1)
-        && name.ends_with("weight")
-        && !matches!(name, "position_embd.weight" | "token_types.weight")
-        && !KEPT.iter().any(|part| name.contains(part))
+    tensor.ne[1..].iter().any(|&n| n != 1) && name.ends_with("weight") && !KEPT.iter().any(|part| name.contains(part))
 }
 
 /// What the rules need to know of the model.

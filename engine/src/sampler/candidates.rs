@@ -15,10 +15,7 @@ pub struct Candidate {
 
 /// Descending by logit, then ascending by token id: a total order, so that results never depend on the sort.
 fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit
-        .partial_cmp(&a.logit)
-        .unwrap_or(Ordering::Equal)
-        .then_with(|| a.id.cmp(&b.id))
+    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then_with(|| a.id.cmp(&b.id))
 }
 
 /// NaN carries no preference: it counts as impossible.
@@ -42,12 +39,7 @@ impl Candidates {
     /// Restarts with every token of the vocabulary in order of ids.
     pub fn load(&mut self, logits: &[f32]) {
         self.data.clear();
-        self.data
-            .extend((0u32..).zip(logits).map(|(id, &l)| Candidate {
-                id,
-                logit: nan_to_neg_inf(l),
-                p: 0.0,
-            }));
+        self.data.extend((0u32..).zip(logits).map(|(id, &l)| Candidate { id, logit: nan_to_neg_inf(l), p: 0.0 }));
         self.sorted = false;
         self.selected = 0;
     }
@@ -57,9 +49,7 @@ impl Candidates {
         if self.sorted {
             return self.data.first().map_or(f32::NEG_INFINITY, |c| c.logit);
         }
-        self.data
-            .iter()
-            .fold(f32::NEG_INFINITY, |m, c| m.max(c.logit))
+        self.data.iter().fold(f32::NEG_INFINITY, |m, c| m.max(c.logit))
     }
 
     /// Brings the `k` largest to the front in descending order; the rest is left in no order.
@@ -115,11 +105,7 @@ impl Candidates {
 
     /// `exp(logit - max)`, with 1 for the maximum itself even if it is infinite.
     fn weight(logit: f32, max: f32) -> f32 {
-        if logit == max {
-            1.0
-        } else {
-            (logit - max).exp()
-        }
+        if logit == max { 1.0 } else { (logit - max).exp() }
     }
 
     /// Sets the unnormalized weights in `p` and returns their sum in f64.
@@ -188,9 +174,8 @@ impl Candidates {
             }
             self.sort();
         }
-        let keep = (1..self.data.len())
-            .find(|&i| self.data[i].logit < threshold && i >= min_keep)
-            .unwrap_or(self.data.len());
+        let keep =
+            (1..self.data.len()).find(|&i| self.data[i].logit < threshold && i >= min_keep).unwrap_or(self.data.len());
         self.data.truncate(keep);
     }
 
@@ -205,13 +190,8 @@ impl Candidates {
             entropy += -c.p * c.p.ln();
         }
         self.scores.clear();
-        self.scores.extend(
-            (0u32..)
-                .zip(&self.data)
-                .map(|(i, c)| ((-c.p.ln() - entropy).abs(), i)),
-        );
-        self.scores
-            .sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        self.scores.extend((0u32..).zip(&self.data).map(|(i, c)| ((-c.p.ln() - entropy).abs(), i)));
+        self.scores.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         self.scratch.clear();
         let mut sum = 0.0f32;
         for (i, &(_, idx)) in self.scores.iter().enumerate() {
@@ -244,11 +224,7 @@ impl Candidates {
             let d = f64::from(c.logit - mean);
             acc = (f64::from(acc) + d * d) as f32;
         }
-        let sigma = if valid > 0 {
-            (acc / valid as f32).sqrt()
-        } else {
-            0.0
-        };
+        let sigma = if valid > 0 { (acc / valid as f32).sqrt() } else { 0.0 };
         let threshold = max - n * sigma;
         for c in &mut self.data {
             if c.logit < threshold {

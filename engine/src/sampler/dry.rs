@@ -34,12 +34,7 @@ impl DryBreakers {
     ///
     /// `piece` gives the text bytes of a token, `tokenize` splits text bytes into tokens without adding or parsing
     /// special ones. Both are called once per token of the vocabulary that overlaps a breaker at most a few times.
-    pub fn from_strings<P, T>(
-        breakers: &[String],
-        n_vocab: usize,
-        mut piece: P,
-        mut tokenize: T,
-    ) -> Self
+    pub fn from_strings<P, T>(breakers: &[String], n_vocab: usize, mut piece: P, mut tokenize: T) -> Self
     where
         P: FnMut(u32) -> Vec<u8>,
         T: FnMut(&[u8]) -> Vec<u32>,
@@ -78,9 +73,7 @@ impl DryBreakers {
     }
 
     fn is_single_token(&self, token: u32) -> bool {
-        self.tails
-            .get(&token)
-            .is_some_and(|tails| tails.iter().any(Vec::is_empty))
+        self.tails.get(&token).is_some_and(|tails| tails.iter().any(Vec::is_empty))
     }
 }
 
@@ -165,11 +158,7 @@ impl Dry {
             let longest = tails
                 .iter()
                 .filter(|tail| {
-                    tail.len() <= i
-                        && tail
-                            .iter()
-                            .zip(0..)
-                            .all(|(t, o): (&u32, usize)| *t == self.history[i - o - 1])
+                    tail.len() <= i && tail.iter().zip(0..).all(|(t, o): (&u32, usize)| *t == self.history[i - o - 1])
                 })
                 .map(Vec::len)
                 .max();
@@ -211,18 +200,9 @@ impl Dry {
     }
 
     fn penalize(&self, cur: &mut Candidates) {
-        let DryParams {
-            multiplier,
-            base,
-            allowed_length,
-            ..
-        } = self.params;
+        let DryParams { multiplier, base, allowed_length, .. } = self.params;
         // beyond this the power overflows f32
-        let max_exponent = if base > 1.000_001 {
-            (LN_FLT_MAX / base.ln()) as i64
-        } else {
-            0
-        };
+        let max_exponent = if base > 1.000_001 { (LN_FLT_MAX / base.ln()) as i64 } else { 0 };
         for c in &mut cur.data {
             let Some(&len) = self.longest.get(&c.id) else {
                 continue;
@@ -258,25 +238,12 @@ mod tests {
         let tail = |s: &str| s.bytes().map(u32::from).collect::<Vec<u32>>();
         let mut heads: Vec<_> = breakers.tails.into_iter().collect();
         heads.sort();
-        assert_eq!(
-            heads,
-            [
-                (1, vec![vec![]]),
-                (2, vec![tail("|>")]),
-                (3, vec![tail(">")]),
-                (5, vec![tail("|>")]),
-            ]
-        );
+        assert_eq!(heads, [(1, vec![vec![]]), (2, vec![tail("|>")]), (3, vec![tail(">")]), (5, vec![tail("|>")]),]);
     }
 
     #[test]
     fn the_exponent_is_capped_so_that_penalties_stay_finite() {
-        let params = DryParams {
-            multiplier: 1.0,
-            base: 1e10,
-            allowed_length: 2,
-            last_n: 64,
-        };
+        let params = DryParams { multiplier: 1.0, base: 1e10, allowed_length: 2, last_n: 64 };
         let mut dry = Dry::new(params, DryBreakers::default());
         for _ in 0..20 {
             dry.accept(1);
@@ -291,11 +258,7 @@ mod tests {
     #[test]
     fn long_breakers_are_cut() {
         let tokenize = |text: &[u8]| text.iter().map(|&b| u32::from(b)).collect::<Vec<_>>();
-        let breakers =
-            DryBreakers::from_strings(&["z".repeat(100)], 1, |_| b"z".to_vec(), tokenize);
-        assert_eq!(
-            breakers.tails[&0],
-            [vec![u32::from(b'z'); MAX_BREAKER_TAIL]]
-        );
+        let breakers = DryBreakers::from_strings(&["z".repeat(100)], 1, |_| b"z".to_vec(), tokenize);
+        assert_eq!(breakers.tails[&0], [vec![u32::from(b'z'); MAX_BREAKER_TAIL]]);
     }
 }

@@ -99,22 +99,13 @@ impl Stage {
             Self::Typical(p, min_keep) => cur.keep_typical(*p, *min_keep),
             Self::TopP(p, min_keep) => cur.keep_top_p(*p, *min_keep),
             Self::MinP(p, min_keep) => cur.keep_min_p(*p, *min_keep),
-            Self::Xtc {
-                probability,
-                threshold,
-                min_keep,
-                rng,
-            } => {
+            Self::Xtc { probability, threshold, min_keep, rng } => {
                 if cur.data.len() >= 2 && rng.uniform_f32() <= *probability {
                     cur.exclude_top_choices(*threshold, *min_keep);
                 }
             }
             Self::Temp(temp) => cur.apply_temp(*temp),
-            Self::TempExt {
-                temp,
-                range,
-                exponent,
-            } => {
+            Self::TempExt { temp, range, exponent } => {
                 if *range > 0.0 {
                     cur.apply_dynatemp(*temp, *range, *exponent);
                 } else {
@@ -201,11 +192,7 @@ impl SamplerChain {
                 Stage::Dist(rng)
             });
         } else {
-            stages.push(if params.temp == 1.0 {
-                Stage::Inactive("?temp")
-            } else {
-                Stage::Temp(params.temp)
-            });
+            stages.push(if params.temp == 1.0 { Stage::Inactive("?temp") } else { Stage::Temp(params.temp) });
             let rng = Mt19937::new(seed);
             let mirostat = Mirostat::new(params.mirostat_ent, params.mirostat_lr, rng);
             stages.push(match params.mirostat {
@@ -213,13 +200,7 @@ impl SamplerChain {
                 _ => Stage::MirostatV2(mirostat),
             });
         }
-        Ok(Self {
-            stages,
-            n_vocab,
-            requested_seed: params.seed,
-            seed,
-            cur: Candidates::default(),
-        })
+        Ok(Self { stages, n_vocab, requested_seed: params.seed, seed, cur: Candidates::default() })
     }
 
     /// Chooses a token from one row of logits. Call [`accept`](Self::accept) with it afterwards.
@@ -232,10 +213,7 @@ impl SamplerChain {
     /// candidate is NaN or `-inf`.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SamplerError> {
         if logits.len() != self.n_vocab {
-            return Err(SamplerError::LogitsLen {
-                expected: self.n_vocab,
-                got: logits.len(),
-            });
+            return Err(SamplerError::LogitsLen { expected: self.n_vocab, got: logits.len() });
         }
         self.cur.load(logits);
         for stage in &mut self.stages {
@@ -284,29 +262,18 @@ impl SamplerChain {
 }
 
 fn actual_seed(requested: u32) -> u32 {
-    if requested == RANDOM_SEED {
-        random_seed()
-    } else {
-        requested
-    }
+    if requested == RANDOM_SEED { random_seed() } else { requested }
 }
 
 /// The biases asked for, then `-inf` for the end-of-generation tokens if they are to be ignored.
-fn logit_biases(
-    params: &SamplerParams,
-    vocab: &SamplerVocab,
-) -> Result<Vec<(u32, f32)>, SamplerError> {
+fn logit_biases(params: &SamplerParams, vocab: &SamplerVocab) -> Result<Vec<(u32, f32)>, SamplerError> {
     let mut biases = params.logit_bias.clone();
     if params.ignore_eos {
         biases.extend(vocab.eog_tokens.iter().map(|&id| (id, f32::NEG_INFINITY)));
     }
     for &(token, _) in &biases {
         if token as usize >= vocab.n_vocab {
-            return Err(SamplerError::TokenOutOfRange {
-                name: "logit_bias",
-                token,
-                n_vocab: vocab.n_vocab,
-            });
+            return Err(SamplerError::TokenOutOfRange { name: "logit_bias", token, n_vocab: vocab.n_vocab });
         }
     }
     Ok(biases)
@@ -321,8 +288,7 @@ fn stage(kind: SamplerType, p: &SamplerParams, vocab: &SamplerVocab, seed: u32) 
     match kind {
         SamplerType::Penalties => {
             let last_n = look_back(p.repeat_last_n, vocab.n_ctx);
-            let neutral =
-                p.repeat_penalty == 1.0 && p.frequency_penalty == 0.0 && p.presence_penalty == 0.0;
+            let neutral = p.repeat_penalty == 1.0 && p.frequency_penalty == 0.0 && p.presence_penalty == 0.0;
             if last_n == 0 || neutral {
                 return Stage::Inactive("?penalties");
             }
@@ -359,23 +325,15 @@ fn stage(kind: SamplerType, p: &SamplerParams, vocab: &SamplerVocab, seed: u32) 
         SamplerType::TopP => Stage::TopP(p.top_p, p.min_keep),
         SamplerType::MinP if p.min_p <= 0.0 => Stage::Inactive("?min-p"),
         SamplerType::MinP => Stage::MinP(p.min_p, p.min_keep),
-        SamplerType::Xtc if p.xtc_probability <= 0.0 || p.xtc_threshold > 0.5 => {
-            Stage::Inactive("?xtc")
-        }
+        SamplerType::Xtc if p.xtc_probability <= 0.0 || p.xtc_threshold > 0.5 => Stage::Inactive("?xtc"),
         SamplerType::Xtc => Stage::Xtc {
             probability: p.xtc_probability,
             threshold: p.xtc_threshold,
             min_keep: p.min_keep,
             rng: Mt19937::new(seed),
         },
-        SamplerType::Temperature if p.temp == 1.0 && p.dynatemp_range <= 0.0 => {
-            Stage::Inactive("?temp-ext")
-        }
-        SamplerType::Temperature => Stage::TempExt {
-            temp: p.temp,
-            range: p.dynatemp_range,
-            exponent: p.dynatemp_exp,
-        },
+        SamplerType::Temperature if p.temp == 1.0 && p.dynatemp_range <= 0.0 => Stage::Inactive("?temp-ext"),
+        SamplerType::Temperature => Stage::TempExt { temp: p.temp, range: p.dynatemp_range, exponent: p.dynatemp_exp },
         // placed last in the chain by the caller
         SamplerType::AdaptiveP => Stage::Inactive("?adaptive-p"),
     }

@@ -32,8 +32,7 @@ pub enum SamplerType {
     AdaptiveP,
 }
 
-const SAMPLER_NAMES: &str =
-    "penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature, adaptive_p";
+const SAMPLER_NAMES: &str = "penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, temperature, adaptive_p";
 const SAMPLER_CHARS: &str = "e, d, s, k, y, p, m, x, t, a";
 
 impl SamplerType {
@@ -87,11 +86,7 @@ impl SamplerType {
     /// # Errors
     /// [`SamplerError::UnknownSampler`] or [`SamplerError::Unsupported`] for the first bad name.
     pub fn parse_names(list: &str) -> Result<Vec<Self>, SamplerError> {
-        list.split(';')
-            .map(str::trim)
-            .filter(|name| !name.is_empty())
-            .map(Self::from_str)
-            .collect()
+        list.split(';').map(str::trim).filter(|name| !name.is_empty()).map(Self::from_str).collect()
     }
 
     /// Samplers from `--sampler-seq`: one character each.
@@ -110,10 +105,7 @@ impl SamplerType {
             .into_iter()
             .chain([Self::AdaptiveP])
             .find(|s| s.char() == c)
-            .ok_or_else(|| SamplerError::UnknownSampler {
-                expected: SAMPLER_CHARS,
-                got: c.to_string(),
-            })
+            .ok_or_else(|| SamplerError::UnknownSampler { expected: SAMPLER_CHARS, got: c.to_string() })
     }
 }
 
@@ -135,10 +127,7 @@ impl FromStr for SamplerType {
             "adaptive_p" | "adaptive-p" => Self::AdaptiveP,
             "infill" => return Err(SamplerError::Unsupported("infill")),
             _ => {
-                return Err(SamplerError::UnknownSampler {
-                    expected: SAMPLER_NAMES,
-                    got: name.to_owned(),
-                });
+                return Err(SamplerError::UnknownSampler { expected: SAMPLER_NAMES, got: name.to_owned() });
             }
         })
     }
@@ -272,29 +261,11 @@ impl SamplerParams {
             check(name, value.is_finite(), "a finite number", value)?;
         }
         let repeat = self.repeat_penalty;
-        check(
-            "repeat_penalty",
-            repeat.is_finite() && repeat > 0.0,
-            "a finite number above 0",
-            repeat,
-        )?;
+        check("repeat_penalty", repeat.is_finite() && repeat > 0.0, "a finite number above 0", repeat)?;
         let adaptive_target = self.adaptive_target;
-        check(
-            "adaptive_target",
-            adaptive_target <= 1.0,
-            "at most 1",
-            adaptive_target,
-        )?;
-        for (name, last_n) in [
-            ("repeat_last_n", self.repeat_last_n),
-            ("dry_penalty_last_n", self.dry_penalty_last_n),
-        ] {
-            check(
-                name,
-                last_n >= -1,
-                "-1 (context size), 0 (off) or a number of tokens",
-                last_n,
-            )?;
+        check("adaptive_target", adaptive_target <= 1.0, "at most 1", adaptive_target)?;
+        for (name, last_n) in [("repeat_last_n", self.repeat_last_n), ("dry_penalty_last_n", self.dry_penalty_last_n)] {
+            check(name, last_n >= -1, "-1 (context size), 0 (off) or a number of tokens", last_n)?;
         }
         check("mirostat", self.mirostat <= 2, "0, 1 or 2", self.mirostat)?;
         for &(_, bias) in &self.logit_bias {
@@ -304,20 +275,11 @@ impl SamplerParams {
     }
 }
 
-fn check(
-    name: &'static str,
-    ok: bool,
-    expected: &'static str,
-    got: impl ToString,
-) -> Result<(), SamplerError> {
+fn check(name: &'static str, ok: bool, expected: &'static str, got: impl ToString) -> Result<(), SamplerError> {
     if ok {
         return Ok(());
     }
-    Err(SamplerError::InvalidParam {
-        name,
-        expected,
-        got: got.to_string(),
-    })
+    Err(SamplerError::InvalidParam { name, expected, got: got.to_string() })
 }
 
 #[cfg(test)]
@@ -366,10 +328,7 @@ mod tests {
             let mut params = SamplerParams::default();
             change(&mut params);
             let err = params.validate().unwrap_err();
-            assert!(
-                matches!(err, SamplerError::InvalidParam { name: n, .. } if n == name),
-                "{name}: {err}"
-            );
+            assert!(matches!(err, SamplerError::InvalidParam { name: n, .. } if n == name), "{name}: {err}");
         }
     }
 }

@@ -17,19 +17,14 @@ pub struct Mt19937 {
 
 impl std::fmt::Debug for Mt19937 {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mt19937")
-            .field("next", &self.next)
-            .finish_non_exhaustive()
+        f.debug_struct("Mt19937").field("next", &self.next).finish_non_exhaustive()
     }
 }
 
 impl Mt19937 {
     /// The generator in the state `std::mt19937(seed)` starts in.
     pub fn new(seed: u32) -> Self {
-        let mut rng = Self {
-            state: Box::new([0; N]),
-            next: N,
-        };
+        let mut rng = Self { state: Box::new([0; N]), next: N };
         rng.seed(seed);
         rng
     }
@@ -40,9 +35,7 @@ impl Mt19937 {
         for i in 1..N {
             let prev = self.state[i - 1];
             // i < 624 fits u32
-            self.state[i] = 1_812_433_253u32
-                .wrapping_mul(prev ^ (prev >> 30))
-                .wrapping_add(i as u32);
+            self.state[i] = 1_812_433_253u32.wrapping_mul(prev ^ (prev >> 30)).wrapping_add(i as u32);
         }
         self.next = N;
     }

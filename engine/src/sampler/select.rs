@@ -55,12 +55,7 @@ impl Mirostat {
     const M: usize = 100;
 
     pub fn new(tau: f32, eta: f32, rng: Mt19937) -> Self {
-        Self {
-            tau,
-            eta,
-            mu: 2.0 * tau,
-            rng,
-        }
+        Self { tau, eta, mu: 2.0 * tau, rng }
     }
 
     pub fn reset(&mut self, seed: u32) {
@@ -82,8 +77,7 @@ impl Mirostat {
         }
         let s_hat = sum_tb / sum_tt;
         let eps = s_hat - 1.0;
-        let k =
-            ((eps * 2.0f32.powf(self.mu)) / (1.0 - (n_vocab as f32).powf(-eps))).powf(1.0 / s_hat);
+        let k = ((eps * 2.0f32.powf(self.mu)) / (1.0 - (n_vocab as f32).powf(-eps))).powf(1.0 / s_hat);
         // saturating: NaN gives 0
         cur.keep_top((k as usize).max(1));
         self.draw(cur);
@@ -93,11 +87,7 @@ impl Mirostat {
     pub fn sample_v2(&mut self, cur: &mut Candidates) {
         cur.sort();
         cur.softmax();
-        let keep = cur
-            .data
-            .iter()
-            .position(|c| -c.p.log2() > self.mu)
-            .unwrap_or(cur.data.len());
+        let keep = cur.data.iter().position(|c| -c.p.log2() > self.mu).unwrap_or(cur.data.len());
         cur.data.truncate(keep.max(1));
         self.draw(cur);
     }
@@ -175,11 +165,7 @@ impl AdaptiveP {
         cur.sorted = false;
         cur.softmax();
         discrete(cur, &mut self.rng);
-        self.pending = cur
-            .data
-            .get(cur.selected)
-            .zip(self.original.get(cur.selected))
-            .map(|(c, &p)| (c.id, p));
+        self.pending = cur.data.get(cur.selected).zip(self.original.get(cur.selected)).map(|(c, &p)| (c.id, p));
     }
 
     pub fn accept(&mut self, token: u32) {

@@ -38,19 +38,11 @@ impl Bpe {
         let (mut both, mut n_missing) = (Vec::new(), 0);
         for (index, text) in merges.iter().enumerate() {
             // A token may begin with a space, so the one that separates is the first after the first byte.
-            let space = text
-                .iter()
-                .skip(1)
-                .position(|&b| b == b' ')
-                .map(|at| at + 1);
+            let space = text.iter().skip(1).position(|&b| b == b' ').map(|at| at + 1);
             let (left, right) = match space {
                 Some(at) if at + 1 < text.len() => (&text[..at], &text[at + 1..]),
                 _ => {
-                    return Err(VocabError::BadMerge {
-                        key,
-                        index,
-                        text: text.to_vec(),
-                    });
+                    return Err(VocabError::BadMerge { key, index, text: text.to_vec() });
                 }
             };
             both.clear();
@@ -62,24 +54,11 @@ impl Bpe {
         }
         let mut utf8 = [0; 4];
         let byte_symbols = std::array::from_fn(|byte| {
-            symbols
-                .find(byte_to_char(byte as u8).encode_utf8(&mut utf8).as_bytes())
-                .unwrap_or(NO_TOKEN)
+            symbols.find(byte_to_char(byte as u8).encode_utf8(&mut utf8).as_bytes()).unwrap_or(NO_TOKEN)
         });
-        let one_byte_tokens = std::array::from_fn(|byte| {
-            symbols
-                .find(&[byte as u8])
-                .filter(|&id| id < n_tokens)
-                .unwrap_or(NO_TOKEN)
-        });
-        let bpe = Bpe {
-            merges: table,
-            pre_tokenizer,
-            ignore_merges,
-            n_tokens,
-            byte_symbols,
-            one_byte_tokens,
-        };
+        let one_byte_tokens =
+            std::array::from_fn(|byte| symbols.find(&[byte as u8]).filter(|&id| id < n_tokens).unwrap_or(NO_TOKEN));
+        let bpe = Bpe { merges: table, pre_tokenizer, ignore_merges, n_tokens, byte_symbols, one_byte_tokens };
         Ok((bpe, n_missing))
     }
 
@@ -93,10 +72,7 @@ impl Bpe {
             if self.ignore_merges {
                 encoded.clear();
                 encoded.extend(piece.iter().map(|&byte| byte_to_char(byte)));
-                if let Some(id) = symbols
-                    .find(encoded.as_bytes())
-                    .filter(|&id| id < self.n_tokens)
-                {
+                if let Some(id) = symbols.find(encoded.as_bytes()).filter(|&id| id < self.n_tokens) {
                     out.push(id);
                     continue;
                 }
@@ -105,11 +81,7 @@ impl Bpe {
             for &byte in piece {
                 merger.push(1, self.byte_symbols[byte as usize]);
             }
-            merger.run(|left, right| {
-                self.merges
-                    .get(left.id, right.id)
-                    .map(|(rank, id)| (Reverse(rank), id))
-            });
+            merger.run(|left, right| self.merges.get(left.id, right.id).map(|(rank, id)| (Reverse(rank), id)));
             for symbol in merger.symbols() {
                 if symbol.id < self.n_tokens {
                     out.push(symbol.id);
@@ -123,14 +95,8 @@ impl Bpe {
     /// A symbol that is no token: those of its bytes that are tokens. The others are lost, as in llama.cpp.
     fn push_bytes(&self, symbols: &TokenTable, id: u32, byte: u8, out: &mut Vec<u32>) {
         let mut utf8 = [0; 4];
-        let text = symbols
-            .get(id)
-            .unwrap_or_else(|| byte_to_char(byte).encode_utf8(&mut utf8).as_bytes());
-        out.extend(
-            text.iter()
-                .map(|&b| self.one_byte_tokens[b as usize])
-                .filter(|&id| id != NO_TOKEN),
-        );
+        let text = symbols.get(id).unwrap_or_else(|| byte_to_char(byte).encode_utf8(&mut utf8).as_bytes());
+        out.extend(text.iter().map(|&b| self.one_byte_tokens[b as usize]).filter(|&id| id != NO_TOKEN));
     }
 }
 
@@ -222,14 +188,9 @@ fn decode_utf8(bytes: &[u8]) -> Cow<'_, str> {
             0xF0..=0xF7 => (4, lead & 0x07),
             _ => (0, 0),
         };
-        match rest
-            .get(1..len)
-            .filter(|tail| tail.iter().all(|b| b & 0xC0 == 0x80))
-        {
+        match rest.get(1..len).filter(|tail| tail.iter().all(|b| b & 0xC0 == 0x80)) {
             Some(tail) => {
-                let code = tail
-                    .iter()
-                    .fold(u32::from(bits), |code, &b| code << 6 | u32::from(b & 0x3F));
+                let code = tail.iter().fold(u32::from(bits), |code, &b| code << 6 | u32::from(b & 0x3F));
                 text.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
                 rest = &rest[len..];
             }
@@ -254,14 +215,7 @@ mod tests {
             assert!(!c.is_whitespace() && seen.insert(c), "{byte}: {c:?}");
             assert_eq!(char_to_byte(c), Some(byte));
         }
-        let some = [
-            (b' ', 'Ġ'),
-            (b'\n', 'Ċ'),
-            (0x7F, '\u{121}'),
-            (0xA0, '\u{142}'),
-            (0xAD, '\u{143}'),
-            (0xE9, 'é'),
-        ];
+        let some = [(b' ', 'Ġ'), (b'\n', 'Ċ'), (0x7F, '\u{121}'), (0xA0, '\u{142}'), (0xAD, '\u{143}'), (0xE9, 'é')];
         for (byte, c) in some {
             assert_eq!(byte_to_char(byte), c);
         }

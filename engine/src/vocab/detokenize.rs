@@ -41,35 +41,21 @@ impl Vocab {
     pub fn detokenize(&self, ids: &[u32], remove_special: bool, unparse_special: bool) -> Vec<u8> {
         let mut ids = ids;
         let mut remove_space = self.add_space_prefix;
-        if remove_special
-            && self.add_bos
-            && ids.first().is_some_and(|&id| Some(id) == self.special.bos)
-        {
+        if remove_special && self.add_bos && ids.first().is_some_and(|&id| Some(id) == self.special.bos) {
             remove_space = false;
             ids = &ids[1..];
         }
-        if remove_special
-            && self.add_eos
-            && ids.last().is_some_and(|&id| Some(id) == self.special.eos)
-        {
+        if remove_special && self.add_eos && ids.last().is_some_and(|&id| Some(id) == self.special.eos) {
             ids = &ids[..ids.len() - 1];
         }
         let mut text = Vec::new();
         for &id in ids {
             let piece = self.token_to_piece(id, unparse_special);
-            let piece = if remove_space {
-                piece.strip_prefix(b" ").unwrap_or(&piece)
-            } else {
-                &piece
-            };
+            let piece = if remove_space { piece.strip_prefix(b" ").unwrap_or(&piece) } else { &piece };
             text.extend_from_slice(piece);
             remove_space = false;
         }
-        if self.clean_spaces {
-            clean_spaces(&text)
-        } else {
-            text
-        }
+        if self.clean_spaces { clean_spaces(&text) } else { text }
     }
 }
 
@@ -117,25 +103,16 @@ fn decode_bytes(text: &[u8]) -> Vec<u8> {
 
 /// The byte of a byte token, whose text is `<0xHH>`. Like `strtol`, it reads as many hex digits as there are.
 fn byte_of(text: &[u8]) -> Option<u8> {
-    let digits = text
-        .get(3..)?
-        .iter()
-        .take(2)
-        .map_while(|&b| (b as char).to_digit(16));
+    let digits = text.get(3..)?.iter().take(2).map_while(|&b| (b as char).to_digit(16));
     Some(digits.fold(0, |byte, digit| byte << 4 | digit as u8))
 }
 
 /// Drops the spaces that tokenizers of English put before punctuation, in llama.cpp's three passes.
 fn clean_spaces(text: &[u8]) -> Vec<u8> {
-    let text = without_spaces(text, |rest| {
-        usize::from(matches!(rest, [b'?' | b'!' | b'.' | b',', ..]))
-    });
+    let text = without_spaces(text, |rest| usize::from(matches!(rest, [b'?' | b'!' | b'.' | b',', ..])));
     let text = without_spaces(&text, |rest| if rest.starts_with(b"' ") { 2 } else { 0 });
     without_spaces(&text, |rest| {
-        let contraction = matches!(
-            rest,
-            [b'\'', b's' | b'm', ..] | [b'\'', b'r' | b'v', b'e', ..]
-        );
+        let contraction = matches!(rest, [b'\'', b's' | b'm', ..] | [b'\'', b'r' | b'v', b'e', ..]);
         usize::from(contraction)
     })
 }
@@ -146,11 +123,7 @@ fn without_spaces(text: &[u8], taken: impl Fn(&[u8]) -> usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut at = 0;
     while at < text.len() {
-        let n = if text[at] == b' ' {
-            taken(&text[at + 1..])
-        } else {
-            0
-        };
+        let n = if text[at] == b' ' { taken(&text[at + 1..]) } else { 0 };
         match n {
             0 => {
                 out.push(text[at]);
@@ -218,10 +191,7 @@ mod tests {
     fn spaces_before_punctuation_are_dropped() {
         let clean = |text: &str| String::from_utf8(clean_spaces(text.as_bytes())).unwrap();
         assert_eq!(clean("a , b . c ! d ? e ; f"), "a, b. c! d? e ; f");
-        assert_eq!(
-            clean("it 's I 'm we 're you 've I 'd don 't we 'll"),
-            "it's I'm we're you've I 'd don 't we 'll"
-        );
+        assert_eq!(clean("it 's I 'm we 're you 've I 'd don 't we 'll"), "it's I'm we're you've I 'd don 't we 'll");
         assert_eq!(clean("a ' b"), "a'b");
         assert_eq!(clean("  ."), " .");
         assert_eq!(clean(" ' 's"), "''s");
@@ -246,10 +216,7 @@ mod tests {
 
     #[test]
     fn tokens_that_stand_for_no_byte_are_shown() {
-        assert_eq!(
-            decode_bytes("aĠ日".as_bytes()),
-            "a [UNK_BYTE_0xe697a5aĠ日]".as_bytes()
-        );
+        assert_eq!(decode_bytes("aĠ日".as_bytes()), "a [UNK_BYTE_0xe697a5aĠ日]".as_bytes());
         assert_eq!(byte_of(b"<0x0A>"), Some(10));
         assert_eq!(byte_of(b"<0xfF>"), Some(255));
         assert_eq!(byte_of(b"<0xzz>"), Some(0));

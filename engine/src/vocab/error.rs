@@ -44,10 +44,7 @@ pub enum VocabError {
         second: usize,
     },
     /// A merge is not two texts with a space between them.
-    #[error(
-        "key {key}: merge {index} is {}, but two texts with a space between them were expected",
-        Quoted(text)
-    )]
+    #[error("key {key}: merge {index} is {}, but two texts with a space between them were expected", Quoted(text))]
     BadMerge {
         /// The key of the merges.
         key: &'static str,
@@ -67,9 +64,7 @@ pub enum VocabError {
         max: usize,
     },
     /// The tokenizer algorithm is not known.
-    #[error(
-        "key {key}: tokenizer model {got:?} is not supported, only \"llama\" (SPM) and \"gpt2\" (BPE) are"
-    )]
+    #[error("key {key}: tokenizer model {got:?} is not supported, only \"llama\" (SPM) and \"gpt2\" (BPE) are")]
     UnknownModel {
         /// The key of the model.
         key: &'static str,

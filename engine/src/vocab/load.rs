@@ -42,11 +42,7 @@ impl Vocab {
         };
         tokens.shrink_to_fit();
 
-        let mut finder = Finder {
-            tokens: &tokens,
-            attrs: &mut attrs,
-            warnings: &mut warnings,
-        };
+        let mut finder = Finder { tokens: &tokens, attrs: &mut attrs, warnings: &mut warnings };
         let mut ids = finder.read(metadata, defaults.ids)?;
         let eog = finder.find(&mut ids);
         let special_tokens = SpecialTokens::new(&tokens, &attrs);
@@ -74,10 +70,7 @@ impl Vocab {
     fn find_nl(&self) -> Option<u32> {
         let nl = match &self.algorithm {
             Algorithm::Spm(spm) => spm.byte_token(b'\n'),
-            Algorithm::Bpe(_) => self
-                .tokenize("\n", false, false)
-                .ok()
-                .and_then(|ids| ids.first().copied()),
+            Algorithm::Bpe(_) => self.tokenize("\n", false, false).ok().and_then(|ids| ids.first().copied()),
         };
         nl.or(self.special.pad)
     }
@@ -96,23 +89,14 @@ fn spm(metadata: &Metadata, tokens: &TokenTable) -> Result<Defaults, VocabError>
     let scores = read_scores(metadata, tokens.len())?;
     Ok(Defaults {
         algorithm: Algorithm::Spm(Box::new(Spm::new(tokens, scores))),
-        ids: SpecialIds {
-            bos: Some(1),
-            eos: Some(2),
-            unk: Some(0),
-            ..SpecialIds::default()
-        },
+        ids: SpecialIds { bos: Some(1), eos: Some(2), unk: Some(0), ..SpecialIds::default() },
         add_bos: true,
         add_space_prefix: true,
         clean_spaces: false,
     })
 }
 
-fn bpe(
-    metadata: &Metadata,
-    tokens: &mut TokenTable,
-    warnings: &mut Vec<String>,
-) -> Result<Defaults, VocabError> {
+fn bpe(metadata: &Metadata, tokens: &mut TokenTable, warnings: &mut Vec<String>) -> Result<Defaults, VocabError> {
     // Not used, but wrong ones are an error all the same.
     read_scores(metadata, tokens.len())?;
     let pre = pre_tokenizer_name(metadata, tokens.len(), warnings)?;
@@ -121,17 +105,11 @@ fn bpe(
     let merges = metadata.require_strings(MERGES)?;
     let (bpe, n_missing) = Bpe::new(tokens, merges, MERGES, splitter, row.ignore_merges)?;
     if n_missing > 0 {
-        warnings.push(format!(
-            "key {MERGES}: the results of {n_missing} merges are no tokens"
-        ));
+        warnings.push(format!("key {MERGES}: the results of {n_missing} merges are no tokens"));
     }
     Ok(Defaults {
         algorithm: Algorithm::Bpe(Box::new(bpe)),
-        ids: SpecialIds {
-            bos: if row.no_bos { None } else { Some(11) },
-            eos: Some(11),
-            ..SpecialIds::default()
-        },
+        ids: SpecialIds { bos: if row.no_bos { None } else { Some(11) }, eos: Some(11), ..SpecialIds::default() },
         add_bos: row.add_bos,
         add_space_prefix: false,
         clean_spaces: row.clean_spaces,
@@ -139,12 +117,7 @@ fn bpe(
 }
 
 /// A token that is added to each text must exist.
-fn check_special(
-    add: bool,
-    flag: &'static str,
-    id: Option<u32>,
-    id_key: &'static str,
-) -> Result<(), VocabError> {
+fn check_special(add: bool, flag: &'static str, id: Option<u32>, id_key: &'static str) -> Result<(), VocabError> {
     if add && id.is_none() {
         return Err(VocabError::NoSuchSpecialToken { flag, id: id_key });
     }
@@ -152,17 +125,11 @@ fn check_special(
 }
 
 fn unknown_model(model: &str) -> VocabError {
-    VocabError::UnknownModel {
-        key: MODEL,
-        got: model.chars().take(64).collect(),
-    }
+    VocabError::UnknownModel { key: MODEL, got: model.chars().take(64).collect() }
 }
 
 fn unknown_pre(pre: &str) -> VocabError {
-    VocabError::UnknownPreTokenizer {
-        key: PRE,
-        got: pre.chars().take(64).collect(),
-    }
+    VocabError::UnknownPreTokenizer { key: PRE, got: pre.chars().take(64).collect() }
 }
 
 /// The name of the pre-tokenizer, with what to take where a file has none.
@@ -179,11 +146,7 @@ fn pre_tokenizer_name<'a>(
         Some("bitnet") if n_tokens == N_TOKENS_LLAMA3 => "llama-bpe",
         _ => "default",
     };
-    let degraded = if pre == "default" {
-        ", which may degrade what is generated"
-    } else {
-        ""
-    };
+    let degraded = if pre == "default" { ", which may degrade what is generated" } else { "" };
     warnings.push(format!("key {PRE} is missing: {pre:?} is used{degraded}"));
     Ok(pre)
 }
@@ -205,12 +168,7 @@ fn read_tokens(metadata: &Metadata, warnings: &mut Vec<String>) -> Result<TokenT
         };
         if !new {
             let text = tokens.get(first).unwrap_or_default().to_vec();
-            return Err(VocabError::DuplicateToken {
-                key: TOKENS,
-                text,
-                first,
-                second: id,
-            });
+            return Err(VocabError::DuplicateToken { key: TOKENS, text, first, second: id });
         }
     }
     if n_empty > 0 {
@@ -223,9 +181,7 @@ fn read_tokens(metadata: &Metadata, warnings: &mut Vec<String>) -> Result<TokenT
 fn read_scores(metadata: &Metadata, n_tokens: usize) -> Result<Vec<f32>, VocabError> {
     let mut scores = match metadata.get(SCORES) {
         None => vec![0.0; n_tokens],
-        Some(Value::Array(Array::I32(scores))) => {
-            scores.iter().map(|&score| score as f32).collect()
-        }
+        Some(Value::Array(Array::I32(scores))) => scores.iter().map(|&score| score as f32).collect(),
         // Any other type is an error of the getter.
         Some(_) => metadata.f32s(SCORES)?.unwrap_or_default().to_vec(),
     };
@@ -255,11 +211,7 @@ fn read_attrs(metadata: &Metadata, n_tokens: usize) -> Result<Vec<TokenAttr>, Vo
 }
 
 fn check_len(key: &'static str, expected: usize, got: usize) -> Result<(), VocabError> {
-    if got < expected {
-        Err(VocabError::ArrayTooShort { key, expected, got })
-    } else {
-        Ok(())
-    }
+    if got < expected { Err(VocabError::ArrayTooShort { key, expected, got }) } else { Ok(()) }
 }
 
 /// Which tokens swallow white space is not in the file: llama.cpp goes by the names of models.
@@ -270,22 +222,13 @@ fn set_strips(
     attrs: &mut [TokenAttr],
 ) -> Result<(), VocabError> {
     let set = |attrs: &mut [TokenAttr], text: &str, change: fn(TokenAttr) -> TokenAttr| {
-        if let Some(attr) = tokens
-            .find(text.as_bytes())
-            .and_then(|id| attrs.get_mut(id as usize))
-        {
+        if let Some(attr) = tokens.find(text.as_bytes()).and_then(|id| attrs.get_mut(id as usize)) {
             *attr = change(*attr);
         }
     };
     let pre = metadata.str(PRE)?.unwrap_or_default();
-    let name = metadata
-        .str("general.name")?
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    if ["jina-v2-de", "jina-v2-es", "jina-v2-code"]
-        .iter()
-        .any(|part| pre.contains(part))
-    {
+    let name = metadata.str("general.name")?.unwrap_or_default().to_ascii_lowercase();
+    if ["jina-v2-de", "jina-v2-es", "jina-v2-code"].iter().any(|part| pre.contains(part)) {
         set(attrs, "<mask>", |attr| attr.with(TokenAttr::LSTRIP));
     } else if name.contains("phi-3") || name.contains("phi3") {
         for &id in special {

@@ -36,10 +36,7 @@ pub(super) struct Merger<K> {
 
 impl<K: Ord> Merger<K> {
     pub fn new() -> Self {
-        Merger {
-            symbols: Vec::new(),
-            queue: BinaryHeap::new(),
-        }
+        Merger { symbols: Vec::new(), queue: BinaryHeap::new() }
     }
 
     /// Forgets the symbols and makes room for `n` of them.
@@ -57,13 +54,7 @@ impl<K: Ord> Merger<K> {
             last.next = i;
             last.start + last.len
         });
-        self.symbols.push(Symbol {
-            start,
-            len,
-            id,
-            prev: i.wrapping_sub(1),
-            next: NONE,
-        });
+        self.symbols.push(Symbol { start, len, id, prev: i.wrapping_sub(1), next: NONE });
     }
 
     /// Joins pairs until none is left. `pair` tells whether two neighbours may be joined, how good that is, and the id
@@ -72,14 +63,7 @@ impl<K: Ord> Merger<K> {
         for left in 1..self.symbols.len() as u32 {
             self.add(left - 1, left, &pair);
         }
-        while let Some(Bigram {
-            left: Reverse(left),
-            right,
-            len,
-            id,
-            ..
-        }) = self.queue.pop()
-        {
+        while let Some(Bigram { left: Reverse(left), right, len, id, .. }) = self.queue.pop() {
             let (l, r) = (self.symbols[left as usize], self.symbols[right as usize]);
             // A side that was joined to something else since makes the pair stale.
             if l.len == 0 || r.len == 0 || l.len + r.len != len {
@@ -106,13 +90,7 @@ impl<K: Ord> Merger<K> {
     fn add(&mut self, left: u32, right: u32, pair: &impl Fn(&Symbol, &Symbol) -> Option<(K, u32)>) {
         let (l, r) = (&self.symbols[left as usize], &self.symbols[right as usize]);
         if let Some((key, id)) = pair(l, r) {
-            self.queue.push(Bigram {
-                key,
-                left: Reverse(left),
-                right,
-                len: l.len + r.len,
-                id,
-            });
+            self.queue.push(Bigram { key, left: Reverse(left), right, len: l.len + r.len, id });
         }
     }
 }

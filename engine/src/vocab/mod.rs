@@ -145,28 +145,17 @@ impl Vocab {
             (TokenAttr::UNUSED, TokenType::Unused),
             (TokenAttr::NORMAL, TokenType::Normal),
         ];
-        Some(
-            types
-                .into_iter()
-                .find(|&(a, _)| attr.any(a))
-                .map_or(TokenType::Undefined, |(_, t)| t),
-        )
+        Some(types.into_iter().find(|&(a, _)| attr.any(a)).map_or(TokenType::Undefined, |(_, t)| t))
     }
 
     /// The text of a token as the file has it, or `None` outside of the vocabulary.
     pub fn token_text(&self, id: u32) -> Option<&[u8]> {
-        if (id as usize) < self.len() {
-            self.tokens.get(id)
-        } else {
-            None
-        }
+        if (id as usize) < self.len() { self.tokens.get(id) } else { None }
     }
 
     /// The token whose text in the file is `text`.
     pub fn find(&self, text: &[u8]) -> Option<u32> {
-        self.tokens
-            .find(text)
-            .filter(|&id| (id as usize) < self.len())
+        self.tokens.find(text).filter(|&id| (id as usize) < self.len())
     }
 
     /// The tokens of `text`. `add_special` adds BOS and EOS where the vocabulary asks for them; `parse_special` takes
@@ -174,12 +163,7 @@ impl Vocab {
     ///
     /// # Errors
     /// If an SPM vocabulary lacks a token for a byte, or the text is over 4 GB.
-    pub fn tokenize(
-        &self,
-        text: &str,
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<u32>, VocabError> {
+    pub fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Result<Vec<u32>, VocabError> {
         self.tokenize_bytes(text.as_bytes(), add_special, parse_special)
     }
 
@@ -188,28 +172,17 @@ impl Vocab {
     ///
     /// # Errors
     /// Those of [`tokenize`](Self::tokenize).
-    pub fn tokenize_bytes(
-        &self,
-        text: &[u8],
-        add_special: bool,
-        parse_special: bool,
-    ) -> Result<Vec<u32>, VocabError> {
+    pub fn tokenize_bytes(&self, text: &[u8], add_special: bool, parse_special: bool) -> Result<Vec<u32>, VocabError> {
         // A byte of text may become three, and offsets have 32 bits.
         const MAX: usize = u32::MAX as usize / 3 - 1;
         if text.len() > MAX {
-            return Err(VocabError::TooLarge {
-                what: "the text",
-                got: text.len(),
-                max: MAX,
-            });
+            return Err(VocabError::TooLarge { what: "the text", got: text.len(), max: MAX });
         }
         let mut ids = Vec::new();
         if add_special && self.add_bos {
             ids.extend(self.special.bos);
         }
-        let fragments =
-            self.special_tokens
-                .partition(&self.tokens, &self.attrs, text, parse_special);
+        let fragments = self.special_tokens.partition(&self.tokens, &self.attrs, text, parse_special);
         for fragment in fragments {
             match (fragment, &self.algorithm) {
                 (Fragment::Token(id), _) => ids.push(id),

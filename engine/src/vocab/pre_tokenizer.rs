@@ -101,11 +101,7 @@ const QWEN35: &str = concat!(
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 
 const ROWS: &[PreTokenizerRow] = &[
-    PreTokenizerRow {
-        names: &["default"],
-        regexes: &[r"[\p{P}\$\+<=>\^\~\|]+", GPT2, r"\p{N}+", DIGITS_3],
-        ..ROW
-    },
+    PreTokenizerRow { names: &["default"], regexes: &[r"[\p{P}\$\+<=>\^\~\|]+", GPT2, r"\p{N}+", DIGITS_3], ..ROW },
     PreTokenizerRow {
         names: &[
             "gpt-2",
@@ -129,12 +125,7 @@ const ROWS: &[PreTokenizerRow] = &[
         regexes: &[GPT2],
         ..ROW
     },
-    PreTokenizerRow {
-        names: &["trillion", "granite-docling"],
-        regexes: &[GPT2],
-        clean_spaces: false,
-        ..ROW
-    },
+    PreTokenizerRow { names: &["trillion", "granite-docling"], regexes: &[GPT2], clean_spaces: false, ..ROW },
     PreTokenizerRow {
         names: &[
             "llama3",
@@ -152,17 +143,8 @@ const ROWS: &[PreTokenizerRow] = &[
         add_bos: true,
         ..ROW
     },
-    PreTokenizerRow {
-        names: &["dbrx", "smaug-bpe"],
-        regexes: &[llama3!("{1,3}")],
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &["chatglm-bpe"],
-        regexes: &[llama3!("{1,3}")],
-        no_bos: true,
-        ..ROW
-    },
+    PreTokenizerRow { names: &["dbrx", "smaug-bpe"], regexes: &[llama3!("{1,3}")], ..ROW },
+    PreTokenizerRow { names: &["chatglm-bpe"], regexes: &[llama3!("{1,3}")], no_bos: true, ..ROW },
     PreTokenizerRow {
         names: &["glm4", "glm5"],
         regexes: &[llama3!("{1,3}")],
@@ -171,53 +153,20 @@ const ROWS: &[PreTokenizerRow] = &[
         ..ROW
     },
     PreTokenizerRow {
-        names: &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-        ],
+        names: &["qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "hunyuan", "solar-open", "grok-2"],
         regexes: &[llama3!("")],
         clean_spaces: false,
         ..ROW
     },
+    PreTokenizerRow { names: &["megrez", "stablelm2"], regexes: &[llama3!("")], ..ROW },
+    PreTokenizerRow { names: &["qwen35"], regexes: &[QWEN35], clean_spaces: false, ..ROW },
     PreTokenizerRow {
-        names: &["megrez", "stablelm2"],
-        regexes: &[llama3!("")],
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &["qwen35"],
-        regexes: &[QWEN35],
-        clean_spaces: false,
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &[
-            "starcoder",
-            "refact",
-            "codeshell",
-            "exaone",
-            "minerva-7b",
-            "mellum2",
-        ],
+        names: &["starcoder", "refact", "codeshell", "exaone", "minerva-7b", "mellum2"],
         regexes: &[r"\p{N}", GPT2],
         ..ROW
     },
-    PreTokenizerRow {
-        names: &["command-r", "smollm"],
-        regexes: &[r"\p{N}", GPT2],
-        clean_spaces: false,
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &["falcon"],
-        regexes: &[r"[\p{P}\$\+<=>\^\~\|`]+", GPT2, DIGITS_3],
-        ..ROW
-    },
+    PreTokenizerRow { names: &["command-r", "smollm"], regexes: &[r"\p{N}", GPT2], clean_spaces: false, ..ROW },
+    PreTokenizerRow { names: &["falcon"], regexes: &[r"[\p{P}\$\+<=>\^\~\|`]+", GPT2, DIGITS_3], ..ROW },
     PreTokenizerRow {
         names: &["deepseek-llm"],
         regexes: &[r"[\r\n]", CASED, PUNCT, r"\s+$", CJK_WIDE, r"\p{N}+"],
@@ -250,23 +199,9 @@ const ROWS: &[PreTokenizerRow] = &[
         clean_spaces: false,
         ..ROW
     },
-    PreTokenizerRow {
-        names: &["poro-chat"],
-        regexes: &[BLOOM],
-        clean_spaces: false,
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &["bloom", "gpt3-finnish"],
-        regexes: &[BLOOM],
-        ..ROW
-    },
-    PreTokenizerRow {
-        names: &["viking"],
-        regexes: &[BLOOM, r"\p{N}"],
-        clean_spaces: false,
-        ..ROW
-    },
+    PreTokenizerRow { names: &["poro-chat"], regexes: &[BLOOM], clean_spaces: false, ..ROW },
+    PreTokenizerRow { names: &["bloom", "gpt3-finnish"], regexes: &[BLOOM], ..ROW },
+    PreTokenizerRow { names: &["viking"], regexes: &[BLOOM, r"\p{N}"], clean_spaces: false, ..ROW },
 ];
 
 /// The row of a name.
@@ -291,11 +226,7 @@ pub(super) struct PreTokenizer {
 impl PreTokenizer {
     /// The pre-tokenizer of a row.
     pub fn new(row: &PreTokenizerRow) -> Result<Self, regex::Error> {
-        let splitters = row
-            .regexes
-            .iter()
-            .map(|regex| Splitter::new(regex))
-            .collect::<Result<_, _>>()?;
+        let splitters = row.regexes.iter().map(|regex| Splitter::new(regex)).collect::<Result<_, _>>()?;
         Ok(PreTokenizer { splitters })
     }
 
@@ -324,16 +255,9 @@ impl Splitter {
         let mut pattern = head.map_or(regex.to_string(), |head| format!(r"{head}|\s+"));
         // llama.cpp's tables are those of Unicode 15.1, in which later characters have no category.
         for category in ["L", "N", "P", "S", "M"] {
-            pattern = pattern.replace(
-                &format!(r"\p{{{category}}}"),
-                &format!(r"[\p{{{category}}}&&\p{{Age=15.1}}]"),
-            );
+            pattern = pattern.replace(&format!(r"\p{{{category}}}"), &format!(r"[\p{{{category}}}&&\p{{Age=15.1}}]"));
         }
-        Ok(Splitter {
-            regex: Regex::new(&pattern)?,
-            leaves_space: head.is_some(),
-            takes_newlines,
-        })
+        Ok(Splitter { regex: Regex::new(&pattern)?, leaves_space: head.is_some(), takes_newlines })
     }
 
     fn split(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) {
@@ -373,21 +297,14 @@ mod tests {
 
     fn pieces<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
         let pre = PreTokenizer::new(row(name).unwrap()).unwrap();
-        pre.split(text)
-            .into_iter()
-            .map(|piece| &text[piece])
-            .collect()
+        pre.split(text).into_iter().map(|piece| &text[piece]).collect()
     }
 
     #[test]
     fn every_row_compiles_and_no_name_is_there_twice() {
         let mut names: Vec<_> = ROWS.iter().flat_map(|row| row.names).collect();
         for name in &names {
-            assert_eq!(
-                pieces(name, "Hello  world").concat(),
-                "Hello  world",
-                "{name}"
-            );
+            assert_eq!(pieces(name, "Hello  world").concat(), "Hello  world", "{name}");
         }
         let n = names.len();
         names.sort();
@@ -398,18 +315,9 @@ mod tests {
 
     #[test]
     fn white_space_before_a_word_goes_with_it() {
-        assert_eq!(
-            pieces("gpt-2", "a   b\n\nc  "),
-            ["a", "  ", " b", "\n", "\n", "c", "  "]
-        );
-        assert_eq!(
-            pieces("llama-bpe", "a   b\n\nc \n d  "),
-            ["a", "  ", " b", "\n\n", "c", " \n", " d", "  "]
-        );
-        assert_eq!(
-            pieces("llama-bpe", "a \u{3000}\t1"),
-            ["a", " \u{3000}", "\t", "1"]
-        );
+        assert_eq!(pieces("gpt-2", "a   b\n\nc  "), ["a", "  ", " b", "\n", "\n", "c", "  "]);
+        assert_eq!(pieces("llama-bpe", "a   b\n\nc \n d  "), ["a", "  ", " b", "\n\n", "c", " \n", " d", "  "]);
+        assert_eq!(pieces("llama-bpe", "a \u{3000}\t1"), ["a", " \u{3000}", "\t", "1"]);
     }
 
     /// Letters, numbers, marks and symbols that came with Unicode 16 have no category in llama.cpp.
@@ -427,22 +335,10 @@ mod tests {
 
     #[test]
     fn regexes_apply_in_turn() {
-        assert_eq!(
-            pieces("default", "a,1234567"),
-            ["a", ",", "123", "456", "7"]
-        );
+        assert_eq!(pieces("default", "a,1234567"), ["a", ",", "123", "456", "7"]);
         assert_eq!(pieces("falcon", "a`1234"), ["a", "`", "123", "4"]);
-        assert_eq!(
-            pieces("tekken", "HTTPServer12 don't"),
-            ["HTTPServer", "1", "2", " don", "'t"]
-        );
-        assert_eq!(
-            pieces("gpt-4o", "HTTPServer1234 don't"),
-            ["HTTPServer", "123", "4", " don't"]
-        );
-        assert_eq!(
-            pieces("deepseek-v3", "~x ~é !~ \u{3000}ｘ"),
-            ["~x", " ~", "é", " !~", " ", "\u{3000}ｘ"]
-        );
+        assert_eq!(pieces("tekken", "HTTPServer12 don't"), ["HTTPServer", "1", "2", " don", "'t"]);
+        assert_eq!(pieces("gpt-4o", "HTTPServer1234 don't"), ["HTTPServer", "123", "4", " don't"]);
+        assert_eq!(pieces("deepseek-v3", "~x ~é !~ \u{3000}ｘ"), ["~x", " ~", "é", " !~", " ", "\u{3000}ｘ"]);
     }
 }

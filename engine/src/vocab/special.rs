@@ -53,14 +53,8 @@ pub(super) struct SpecialTokens {
 
 impl SpecialTokens {
     pub fn new(tokens: &TokenTable, attrs: &[TokenAttr]) -> Self {
-        let special = TokenAttr::CONTROL
-            .with(TokenAttr::USER_DEFINED)
-            .with(TokenAttr::UNKNOWN);
-        let mut ids: Vec<u32> = (0u32..)
-            .zip(attrs)
-            .filter(|(_, a)| a.any(special))
-            .map(|(id, _)| id)
-            .collect();
+        let special = TokenAttr::CONTROL.with(TokenAttr::USER_DEFINED).with(TokenAttr::UNKNOWN);
+        let mut ids: Vec<u32> = (0u32..).zip(attrs).filter(|(_, a)| a.any(special)).map(|(id, _)| id).collect();
         ids.sort_by_key(|&id| std::cmp::Reverse(tokens.get(id).map_or(0, <[u8]>::len)));
         SpecialTokens { ids }
     }
@@ -105,13 +99,7 @@ impl SpecialTokens {
 }
 
 /// Splits every text fragment at each occurrence of one token.
-fn split(
-    fragments: Vec<Fragment>,
-    id: u32,
-    attr: TokenAttr,
-    text: &[u8],
-    finder: &memmem::Finder,
-) -> Vec<Fragment> {
+fn split(fragments: Vec<Fragment>, id: u32, attr: TokenAttr, text: &[u8], finder: &memmem::Finder) -> Vec<Fragment> {
     let mut out = Vec::with_capacity(fragments.len());
     for fragment in fragments {
         let Fragment::Text(Range { mut start, end }) = fragment else {
@@ -162,10 +150,7 @@ mod tests {
     fn the_longest_token_wins_wherever_it_stands() {
         use Fragment::{Text, Token};
         let special = [("<a>", TokenAttr::CONTROL), ("<a><b>", TokenAttr::CONTROL)];
-        assert_eq!(
-            fragments(&special, "<a>x<a><b><a>", true),
-            [Token(0), Text(3..4), Token(1), Token(0)]
-        );
+        assert_eq!(fragments(&special, "<a>x<a><b><a>", true), [Token(0), Text(3..4), Token(1), Token(0)]);
         // "bcd" is taken before "ab", which is met first.
         let special = [("ab", TokenAttr::CONTROL), ("bcd", TokenAttr::USER_DEFINED)];
         assert_eq!(fragments(&special, "abcd", true), [Text(0..1), Token(1)]);
@@ -184,34 +169,19 @@ mod tests {
             ("<x>", TokenAttr::UNUSED),
         ];
         let text = "<c><k><u><b><n><x>";
-        assert_eq!(
-            fragments(&special, text, false),
-            [Text(0..6), Token(2), Text(9..18)]
-        );
-        assert_eq!(
-            fragments(&special, text, true),
-            [Token(0), Token(1), Token(2), Text(9..18)]
-        );
+        assert_eq!(fragments(&special, text, false), [Text(0..6), Token(2), Text(9..18)]);
+        assert_eq!(fragments(&special, text, true), [Token(0), Token(1), Token(2), Text(9..18)]);
     }
 
     #[test]
     fn white_space_is_swallowed_on_the_side_that_is_asked_for() {
         use Fragment::{Text, Token};
-        let special = [
-            ("<l>", TokenAttr::CONTROL.with(TokenAttr::LSTRIP)),
-            ("<r>", TokenAttr::CONTROL.with(TokenAttr::RSTRIP)),
-        ];
+        let special =
+            [("<l>", TokenAttr::CONTROL.with(TokenAttr::LSTRIP)), ("<r>", TokenAttr::CONTROL.with(TokenAttr::RSTRIP))];
         let text = "a \t<l> b<r>\r\n c \n<l>";
         assert_eq!(
             fragments(&special, text, true),
-            [
-                Text(0..1),
-                Token(0),
-                Text(6..8),
-                Token(1),
-                Text(14..15),
-                Token(0)
-            ]
+            [Text(0..1), Token(0), Text(6..8), Token(1), Text(14..15), Token(0)]
         );
     }
 }

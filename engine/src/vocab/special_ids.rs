@@ -93,13 +93,7 @@ const FIM_MID: &[&str] = &[
 
 const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
 
-const FIM_REP: &[&str] = &[
-    "<|fim_repo|>",
-    "<|repo_name|>",
-    "<fim-repo>",
-    "<REPO>",
-    "<reponame>",
-];
+const FIM_REP: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 
 const FIM_SEP: &[&str] = &["<|file_sep|>"];
 
@@ -129,11 +123,7 @@ pub(super) struct Finder<'a> {
 
 impl Finder<'_> {
     /// The ids that the file names, over the defaults of the tokenizer model.
-    pub fn read(
-        &mut self,
-        metadata: &Metadata,
-        mut ids: SpecialIds,
-    ) -> Result<SpecialIds, VocabError> {
+    pub fn read(&mut self, metadata: &Metadata, mut ids: SpecialIds) -> Result<SpecialIds, VocabError> {
         let keys = [
             ("tokenizer.ggml.bos_token_id", &mut ids.bos),
             ("tokenizer.ggml.eos_token_id", &mut ids.eos),
@@ -153,48 +143,27 @@ impl Finder<'_> {
         }
         // The old names come last, and so win.
         for part in ["fim_pre", "prefix"] {
-            self.read_one(
-                metadata,
-                &format!("tokenizer.ggml.{part}_token_id"),
-                &mut ids.fim_pre,
-            )?;
+            self.read_one(metadata, &format!("tokenizer.ggml.{part}_token_id"), &mut ids.fim_pre)?;
         }
         for part in ["fim_suf", "suffix"] {
-            self.read_one(
-                metadata,
-                &format!("tokenizer.ggml.{part}_token_id"),
-                &mut ids.fim_suf,
-            )?;
+            self.read_one(metadata, &format!("tokenizer.ggml.{part}_token_id"), &mut ids.fim_suf)?;
         }
         for part in ["fim_mid", "middle"] {
-            self.read_one(
-                metadata,
-                &format!("tokenizer.ggml.{part}_token_id"),
-                &mut ids.fim_mid,
-            )?;
+            self.read_one(metadata, &format!("tokenizer.ggml.{part}_token_id"), &mut ids.fim_mid)?;
         }
         Ok(ids)
     }
 
-    fn read_one(
-        &mut self,
-        metadata: &Metadata,
-        key: &str,
-        id: &mut Option<u32>,
-    ) -> Result<(), VocabError> {
+    fn read_one(&mut self, metadata: &Metadata, key: &str, id: &mut Option<u32>) -> Result<(), VocabError> {
         let n = self.attrs.len();
         if let Some(default) = id.filter(|&id| id as usize >= n) {
-            self.warnings.push(format!(
-                "{key} defaults to {default}, but there are only {n} tokens: it is not set"
-            ));
+            self.warnings.push(format!("{key} defaults to {default}, but there are only {n} tokens: it is not set"));
             *id = None;
         }
         match metadata.u32(key)? {
             Some(new) if new as usize >= n => {
                 let kept = id.map_or("is not set".to_string(), |id| format!("stays {id}"));
-                self.warnings.push(format!(
-                    "{key} is {new}, but there are only {n} tokens: it {kept}"
-                ));
+                self.warnings.push(format!("{key} is {new}, but there are only {n} tokens: it {kept}"));
             }
             Some(new) => *id = Some(new),
             None => {}
@@ -216,9 +185,7 @@ impl Finder<'_> {
             (&mut ids.fim_sep, FIM_SEP),
         ] {
             if id.is_none() {
-                *id = texts
-                    .iter()
-                    .find_map(|text| self.tokens.find(text.as_bytes()));
+                *id = texts.iter().find_map(|text| self.tokens.find(text.as_bytes()));
                 id.iter().for_each(|&id| self.mark_control(id));
             }
         }
@@ -240,18 +207,7 @@ impl Finder<'_> {
                 self.attrs[id as usize] = TokenAttr::USER_DEFINED;
             }
         }
-        eog.extend(
-            [
-                ids.fim_pad,
-                ids.fim_rep,
-                ids.fim_sep,
-                ids.eos,
-                ids.eot,
-                ids.eom,
-            ]
-            .into_iter()
-            .flatten(),
-        );
+        eog.extend([ids.fim_pad, ids.fim_rep, ids.fim_sep, ids.eos, ids.eot, ids.eom].into_iter().flatten());
         eog.sort_unstable();
         eog.dedup();
         self.except(&mut eog);
@@ -260,16 +216,10 @@ impl Finder<'_> {
 
     /// Texts that end generation in most vocabularies, but not beside certain others.
     fn except(&mut self, eog: &mut Vec<u32>) {
-        let has = |text: &str| {
-            self.tokens
-                .find(text.as_bytes())
-                .filter(|id| eog.contains(id))
-        };
+        let has = |text: &str| self.tokens.find(text.as_bytes()).filter(|id| eog.contains(id));
         let call = has("<|call|>").or(has("<|calls|>"));
         let mut drop = Vec::new();
-        if let (Some(end), Some(_), Some(_)) =
-            (has("<|end|>"), call, has("<|return|>").or(has("<|flush|>")))
-        {
+        if let (Some(end), Some(_), Some(_)) = (has("<|end|>"), call, has("<|return|>").or(has("<|flush|>"))) {
             drop.push((end, TokenAttr::USER_DEFINED));
         }
         if let (Some(end), Some(_)) = (has("</s>"), has("<|tool_response>")) {
@@ -285,7 +235,8 @@ impl Finder<'_> {
         let attr = &mut self.attrs[id as usize];
         if !attr.any(TokenAttr::CONTROL) {
             let text = String::from_utf8_lossy(self.tokens.get(id).unwrap_or_default());
-            self.warnings.push(format!("token {id} {text:?} looks like a control token but has another type: it is made one"));
+            self.warnings
+                .push(format!("token {id} {text:?} looks like a control token but has another type: it is made one"));
             *attr = attr.with(TokenAttr::CONTROL);
         }
     }

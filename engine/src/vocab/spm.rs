@@ -40,10 +40,7 @@ impl Spm {
             let named = tokens.find(format!("<0x{byte:02X}>").as_bytes());
             named.or_else(|| tokens.find(&[byte])).unwrap_or(NO_TOKEN)
         });
-        Spm {
-            scores,
-            byte_tokens,
-        }
+        Spm { scores, byte_tokens }
     }
 
     /// The token that stands for a byte that is part of no other token.
@@ -52,12 +49,7 @@ impl Spm {
     }
 
     /// Appends the tokens of `text`, in which spaces are already U+2581.
-    pub fn tokenize(
-        &self,
-        tokens: &TokenTable,
-        text: &[u8],
-        out: &mut Vec<u32>,
-    ) -> Result<(), VocabError> {
+    pub fn tokenize(&self, tokens: &TokenTable, text: &[u8], out: &mut Vec<u32>) -> Result<(), VocabError> {
         let mut merger = Merger::new();
         // Bytes that continue a character begin none.
         merger.clear(text.iter().filter(|&&byte| byte & 0xC0 != 0x80).count());
@@ -82,10 +74,7 @@ impl Spm {
                 Some(id) => out.push(id),
                 None => {
                     for &byte in char {
-                        out.push(
-                            self.byte_token(byte)
-                                .ok_or(VocabError::NoByteToken { byte })?,
-                        );
+                        out.push(self.byte_token(byte).ok_or(VocabError::NoByteToken { byte })?);
                     }
                 }
             }

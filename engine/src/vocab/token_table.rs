@@ -38,11 +38,7 @@ impl TokenTable {
     /// The text with number `id`, or `None` past the end.
     pub fn get(&self, id: u32) -> Option<&[u8]> {
         let end = *self.ends.get(id as usize)?;
-        let start = if id == 0 {
-            0
-        } else {
-            self.ends[id as usize - 1]
-        };
+        let start = if id == 0 { 0 } else { self.ends[id as usize - 1] };
         Some(&self.bytes[start as usize..end as usize])
     }
 
@@ -61,19 +57,9 @@ impl TokenTable {
             Err(slot) => slot,
         };
         let got = self.bytes.len() + text.len();
-        let too_large = |got| VocabError::TooLarge {
-            what: "the vocabulary",
-            got,
-            max: NO_TOKEN as usize - 1,
-        };
-        let end = u32::try_from(got)
-            .ok()
-            .filter(|&end| end < NO_TOKEN)
-            .ok_or_else(|| too_large(got))?;
-        let id = u32::try_from(self.len())
-            .ok()
-            .filter(|&id| id < NO_TOKEN)
-            .ok_or_else(|| too_large(got))?;
+        let too_large = |got| VocabError::TooLarge { what: "the vocabulary", got, max: NO_TOKEN as usize - 1 };
+        let end = u32::try_from(got).ok().filter(|&end| end < NO_TOKEN).ok_or_else(|| too_large(got))?;
+        let id = u32::try_from(self.len()).ok().filter(|&id| id < NO_TOKEN).ok_or_else(|| too_large(got))?;
         self.bytes.extend_from_slice(text);
         self.ends.push(end);
         self.slots[slot] = id;

@@ -12,33 +12,19 @@ use fabric_engine::vocab::Vocab;
 use gguf::{Gguf, Metadata};
 
 /// Every vocabulary in `models/` that has cases.
-const VOCABS: [&str; 8] = [
-    "deepseek-llm",
-    "falcon",
-    "gpt-2",
-    "llama-bpe",
-    "llama-spm",
-    "phi-3",
-    "qwen2",
-    "starcoder",
-];
+const VOCABS: [&str; 8] = ["deepseek-llm", "falcon", "gpt-2", "llama-bpe", "llama-spm", "phi-3", "qwen2", "starcoder"];
 
 fn models() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models")
 }
 
 fn fixture(name: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures/vocab")
-        .join(name);
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/vocab").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 fn metadata(name: &str) -> Metadata {
-    Gguf::open(models().join(format!("ggml-vocab-{name}.gguf")))
-        .unwrap()
-        .metadata()
-        .clone()
+    Gguf::open(models().join(format!("ggml-vocab-{name}.gguf"))).unwrap().metadata().clone()
 }
 
 fn vocab(name: &str) -> Vocab {
@@ -50,10 +36,7 @@ struct Rng(u64);
 
 impl Rng {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) % n as u64) as usize
     }
 

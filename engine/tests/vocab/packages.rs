@@ -29,9 +29,7 @@ fn int(out: &mut Vec<u8>, field: u64, v: u64) {
 }
 
 /// SentencePiece's own file format with the tokens of a GGUF file.
-fn sentencepiece(
-    metadata: &Metadata,
-) -> Result<SentencePieceProcessor, sentencepiece::SentencePieceError> {
+fn sentencepiece(metadata: &Metadata) -> Result<SentencePieceProcessor, sentencepiece::SentencePieceError> {
     let tokens = metadata.require_strings("tokenizer.ggml.tokens").unwrap();
     let scores = metadata.f32s("tokenizer.ggml.scores").unwrap().unwrap();
     let types = metadata.i32s("tokenizer.ggml.token_type").unwrap().unwrap();
@@ -65,17 +63,8 @@ fn sentencepiece_agrees() {
     let mut rng = Rng(11);
     for _ in 0..1000 {
         let text = rng.text();
-        let expected: Vec<u32> = package
-            .encode(&format!(" {text}"))
-            .unwrap()
-            .iter()
-            .map(|piece| piece.id)
-            .collect();
-        assert_eq!(
-            vocab.tokenize(&text, false, false).unwrap(),
-            expected,
-            "{text:?}"
-        );
+        let expected: Vec<u32> = package.encode(&format!(" {text}")).unwrap().iter().map(|piece| piece.id).collect();
+        assert_eq!(vocab.tokenize(&text, false, false).unwrap(), expected, "{text:?}");
     }
 }
 
@@ -86,15 +75,8 @@ fn tokenizers_agrees() {
     let tokens = metadata.require_strings("tokenizer.ggml.tokens").unwrap();
     let merges = metadata.require_strings("tokenizer.ggml.merges").unwrap();
     let vocab_map: tokenizers::models::bpe::Vocab = tokens.iter().map(text).zip(0..).collect();
-    let merges = merges.iter().map(text).map(|m| {
-        m.split_once(' ')
-            .map(|(l, r)| (l.into(), r.into()))
-            .unwrap()
-    });
-    let model = BPE::builder()
-        .vocab_and_merges(vocab_map, merges.collect())
-        .build()
-        .unwrap();
+    let merges = merges.iter().map(text).map(|m| m.split_once(' ').map(|(l, r)| (l.into(), r.into())).unwrap());
+    let model = BPE::builder().vocab_and_merges(vocab_map, merges.collect()).build().unwrap();
     let mut package = tokenizers::Tokenizer::new(model);
     package.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)));
     let vocab = vocab("gpt-2");
@@ -102,11 +84,7 @@ fn tokenizers_agrees() {
     for _ in 0..1000 {
         let text = rng.text();
         let expected = package.encode(text.as_str(), false).unwrap();
-        assert_eq!(
-            vocab.tokenize(&text, false, false).unwrap(),
-            expected.get_ids(),
-            "{text:?}"
-        );
+        assert_eq!(vocab.tokenize(&text, false, false).unwrap(), expected.get_ids(), "{text:?}");
     }
 }
 
@@ -120,15 +98,7 @@ fn what_the_packages_cannot_do() {
     assert_eq!(regex.find_iter(&" ".repeat(1000)).count(), 1);
     assert_eq!(regex.find_iter(&" ".repeat(1 << 20)).count(), 0);
     // A merge whose result is no token. (Without the longest token this panics.)
-    let tokens = ["a", "b", "longest"]
-        .map(String::from)
-        .into_iter()
-        .zip(0..)
-        .collect::<tokenizers::models::bpe::Vocab>();
-    assert!(
-        BPE::builder()
-            .vocab_and_merges(tokens, vec![("a".into(), "b".into())])
-            .build()
-            .is_err()
-    );
+    let tokens =
+        ["a", "b", "longest"].map(String::from).into_iter().zip(0..).collect::<tokenizers::models::bpe::Vocab>();
+    assert!(BPE::builder().vocab_and_merges(tokens, vec![("a".into(), "b".into())]).build().is_err());
 }

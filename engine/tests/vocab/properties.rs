@@ -9,10 +9,7 @@ use super::{Rng, VOCABS, vocab};
 /// The text that the pieces of `ids` make.
 fn pieces(vocab: &Vocab, ids: &[u32]) -> String {
     let mut stream = Utf8Stream::new();
-    let text: String = ids
-        .iter()
-        .map(|&id| stream.push(&vocab.token_to_piece(id, true)))
-        .collect();
+    let text: String = ids.iter().map(|&id| stream.push(&vocab.token_to_piece(id, true))).collect();
     text + &stream.finish()
 }
 
@@ -23,20 +20,9 @@ fn text_survives_the_round_trip() {
         let mut rng = Rng(7);
         for _ in 0..400 {
             // U+2581 is SPM's own character for a space.
-            let text = rng.text().replace(
-                if vocab.add_space_prefix() {
-                    '\u{2581}'
-                } else {
-                    '\u{E000}'
-                },
-                "",
-            );
+            let text = rng.text().replace(if vocab.add_space_prefix() { '\u{2581}' } else { '\u{E000}' }, "");
             let ids = vocab.tokenize(&text, false, false).unwrap();
-            let expected = if vocab.add_space_prefix() && !text.is_empty() {
-                format!(" {text}")
-            } else {
-                text
-            };
+            let expected = if vocab.add_space_prefix() && !text.is_empty() { format!(" {text}") } else { text };
             assert_eq!(pieces(&vocab, &ids), expected, "{name} {ids:?}");
             assert!(ids.iter().all(|&id| (id as usize) < vocab.len()));
         }
@@ -79,11 +65,7 @@ fn large_texts_take_no_more_than_seconds() {
             let ids = vocab.tokenize(text, false, true).unwrap();
             let text_back = pieces(&vocab, &ids);
             // Quadratic time would be hours.
-            assert!(
-                start.elapsed() < Duration::from_secs(60),
-                "{name} {:?}",
-                start.elapsed()
-            );
+            assert!(start.elapsed() < Duration::from_secs(60), "{name} {:?}", start.elapsed());
             let same = text_back.trim_start_matches(' ') == text.trim_start_matches(' ');
             assert!(same || text.starts_with('<'), "{name} {:?}", &text[..8]);
         }
@@ -97,17 +79,13 @@ fn tokens_in_the_text_are_parsed_only_if_asked_for() {
     assert!(spm.tokenize("", false, true).unwrap().is_empty());
     assert_eq!(spm.tokenize("<s>", true, true).unwrap(), [1, 1]);
     assert_eq!(
-        spm.tokenize("Hello <s> world's  café 123456", true, true)
-            .unwrap(),
+        spm.tokenize("Hello <s> world's  café 123456", true, true).unwrap(),
         [
-            1, 15043, 29871, 1, 29871, 3186, 29915, 29879, 29871, 274, 28059, 29871, 29896, 29906,
-            29941, 29946, 29945, 29953
+            1, 15043, 29871, 1, 29871, 3186, 29915, 29879, 29871, 274, 28059, 29871, 29896, 29906, 29941, 29946, 29945,
+            29953
         ]
     );
-    assert_eq!(
-        spm.tokenize("Hello <s>", false, false).unwrap(),
-        [15043, 529, 29879, 29958]
-    );
+    assert_eq!(spm.tokenize("Hello <s>", false, false).unwrap(), [15043, 529, 29879, 29958]);
 }
 
 #[test]
@@ -119,11 +97,7 @@ fn ids_that_are_no_tokens_have_no_text() {
             assert_eq!(vocab.token_text(id), None);
             assert_eq!(vocab.token_type(id), None);
         }
-        assert!(
-            vocab
-                .detokenize(&[u32::MAX, vocab.len() as u32], true, true)
-                .is_empty()
-        );
+        assert!(vocab.detokenize(&[u32::MAX, vocab.len() as u32], true, true).is_empty());
         assert_eq!(vocab.find(b"no such token, surely"), None);
     }
 }

@@ -5,9 +5,7 @@
 
 use half::{bf16, f16};
 
-use super::{
-    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32,
-};
+use super::{BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32};
 use crate::numerics::{dot16, tree};
 
 /// F32 weights, f32 activations.
@@ -33,10 +31,7 @@ pub fn dot_bf16(w: &[bf16], x: &[f32]) -> f32 {
 /// The sum is an exact i32 for rows of up to 2^23 elements; beyond it may wrap.
 pub fn dot_ternary_i8<B: Ternary>(w: &[B], d: f32, q: &[i8], s: f32) -> f32 {
     debug_assert_eq!(w.len() * 256, q.len());
-    let sum = w
-        .iter()
-        .zip(q.chunks_exact(256))
-        .fold(0i32, |sum, (w, q)| sum.wrapping_add(isum(&w.weights(), q)));
+    let sum = w.iter().zip(q.chunks_exact(256)).fold(0i32, |sum, (w, q)| sum.wrapping_add(isum(&w.weights(), q)));
     sum as f32 * (d * s)
 }
 
@@ -94,9 +89,7 @@ pub fn dot_q4_k(w: &[BlockQ4_K], x: &[BlockActQ8K]) -> f32 {
         let codes = w.codes().map(|q| q as i8);
         let sums = lane_sums(&codes, &x.qs, |g| i32::from(w.scale_min(g / 8).0));
         add_scaled(&mut lanes, &sums, w.d() * x.d);
-        let m: i32 = (0..8)
-            .map(|j| i32::from(w.scale_min(j).1) * i32::from(x.sums[j]))
-            .sum();
+        let m: i32 = (0..8).map(|j| i32::from(w.scale_min(j).1) * i32::from(x.sums[j])).sum();
         mins += m as f32 * (w.dmin() * x.d);
     }
     tree(lanes) - mins
@@ -119,8 +112,5 @@ fn add_scaled(lanes: &mut [f32; 16], sums: &[i32; 16], d: f32) {
 
 /// Sum of products, exact in i32 for up to 256 elements.
 fn isum(w: &[i8], q: &[i8]) -> i32 {
-    w.iter()
-        .zip(q)
-        .map(|(&w, &q)| i32::from(w) * i32::from(q))
-        .sum()
+    w.iter().zip(q).map(|(&w, &q)| i32::from(w) * i32::from(q)).sum()
 }

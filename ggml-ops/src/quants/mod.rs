@@ -163,9 +163,7 @@ fn uniform_scale<B: Ternary>(blocks: &[B]) -> Option<f32> {
         return Some(0.0);
     };
     let bits = blocks[first].d_bits();
-    let same = blocks[first..]
-        .iter()
-        .all(|b| b.d_bits() == bits || b.is_zero());
+    let same = blocks[first..].iter().all(|b| b.d_bits() == bits || b.is_zero());
     let d = f16_to_f32(bits);
     (same && d.is_finite()).then_some(d)
 }
@@ -180,17 +178,8 @@ fn blocks<B: Block>(ty: GgmlType, bytes: &[u8]) -> Result<&[B], QuantError> {
 
 fn check_len(ty: GgmlType, elements: usize, got: usize) -> Result<(), QuantError> {
     match ty.row_size(elements) {
-        None => Err(QuantError::Elements {
-            ty,
-            block: ty.block_size(),
-            elements,
-        }),
-        Some(expected) if expected != got => Err(QuantError::Bytes {
-            ty,
-            elements,
-            expected,
-            got,
-        }),
+        None => Err(QuantError::Elements { ty, block: ty.block_size(), elements }),
+        Some(expected) if expected != got => Err(QuantError::Bytes { ty, elements, expected, got }),
         Some(_) => Ok(()),
     }
 }

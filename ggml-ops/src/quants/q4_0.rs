@@ -46,10 +46,7 @@ impl Block for BlockQ4_0 {
         for (j, byte) in qs.iter_mut().enumerate() {
             *byte = code(x[j]) | (code(x[j + 16]) << 4);
         }
-        BlockQ4_0 {
-            d: f32_to_f16(d).to_le_bytes(),
-            qs,
-        }
+        BlockQ4_0 { d: f32_to_f16(d).to_le_bytes(), qs }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -121,11 +121,7 @@ fn fit(x: &[f32]) -> Fit {
         min = 0.0;
     }
     if max == min {
-        return Fit {
-            scale: 0.0,
-            min: -min,
-            q: [0; SUB],
-        };
+        return Fit { scale: 0.0, min: -min, q: [0; SUB] };
     }
 
     let iscale = QMAX as f32 / (max - min);
@@ -160,11 +156,7 @@ fn fit(x: &[f32]) -> Fit {
             }
         }
     }
-    Fit {
-        scale,
-        min: -min,
-        q: best_q,
-    }
+    Fit { scale, min: -min, q: best_q }
 }
 
 impl Block for BlockQ4_K {
@@ -172,17 +164,9 @@ impl Block for BlockQ4_K {
 
     fn quantize(x: &[f32]) -> Self {
         let mut fits: [Fit; N_SUB] = std::array::from_fn(|j| fit(&x[j * SUB..(j + 1) * SUB]));
-        let max_scale = fits
-            .iter()
-            .fold(0.0, |m, f| if f.scale > m { f.scale } else { m });
-        let max_min = fits
-            .iter()
-            .fold(0.0, |m, f| if f.min > m { f.min } else { m });
-        let inv_scale = if max_scale > 0.0 {
-            63.0 / max_scale
-        } else {
-            0.0
-        };
+        let max_scale = fits.iter().fold(0.0, |m, f| if f.scale > m { f.scale } else { m });
+        let max_min = fits.iter().fold(0.0, |m, f| if f.min > m { f.min } else { m });
+        let inv_scale = if max_scale > 0.0 { 63.0 / max_scale } else { 0.0 };
         let inv_min = if max_min > 0.0 { 63.0 / max_min } else { 0.0 };
         // A negative fit wraps to a large u8 before the limit, as in ggml.
         let six_bits = |v: f32| (nearest_int(v) as u8).min(63);

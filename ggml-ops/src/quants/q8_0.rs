@@ -35,10 +35,7 @@ impl Block for BlockQ8_0 {
         for (q, v) in qs.iter_mut().zip(x) {
             *q = truncate((v * id).round()) as i8;
         }
-        BlockQ8_0 {
-            d: f32_to_f16(d).to_le_bytes(),
-            qs,
-        }
+        BlockQ8_0 { d: f32_to_f16(d).to_le_bytes(), qs }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -12,11 +12,7 @@ pub(super) fn nearest_int(v: f32) -> i32 {
 ///
 /// Blocks of subnormals get there: the inverse of their scale is infinite.
 pub(super) fn truncate(v: f32) -> i32 {
-    if (-2_147_483_648.0..2_147_483_648.0).contains(&v) {
-        v as i32
-    } else {
-        i32::MIN
-    }
+    if (-2_147_483_648.0..2_147_483_648.0).contains(&v) { v as i32 } else { i32::MIN }
 }
 
 /// Signed value of the first element with the largest magnitude (0 in a block of zeros).
@@ -33,8 +29,7 @@ pub(super) fn signed_max(x: &[f32]) -> f32 {
 
 /// Largest magnitude (0 in a block of zeros).
 pub(super) fn abs_max(x: &[f32]) -> f32 {
-    x.iter()
-        .fold(0.0, |amax, v| if amax > v.abs() { amax } else { v.abs() })
+    x.iter().fold(0.0, |amax, v| if amax > v.abs() { amax } else { v.abs() })
 }
 
 #[cfg(test)]
@@ -43,16 +38,7 @@ mod tests {
 
     #[test]
     fn nearest_int_rounds_ties_to_even() {
-        for (v, want) in [
-            (0.5, 0),
-            (1.5, 2),
-            (2.5, 2),
-            (-0.5, 0),
-            (-1.5, -2),
-            (-2.5, -2),
-            (3.49, 3),
-            (-3.51, -4),
-        ] {
+        for (v, want) in [(0.5, 0), (1.5, 2), (2.5, 2), (-0.5, 0), (-1.5, -2), (-2.5, -2), (3.49, 3), (-3.51, -4)] {
             assert_eq!(nearest_int(v), want, "{v}");
         }
         assert_eq!(nearest_int(f32::NAN), 0);
@@ -61,13 +47,7 @@ mod tests {
 
     #[test]
     fn truncate_drops_the_fraction_and_survives_anything() {
-        for (v, want) in [
-            (1.99, 1),
-            (-1.99, -1),
-            (f32::NAN, i32::MIN),
-            (f32::INFINITY, i32::MIN),
-            (-1e30, i32::MIN),
-        ] {
+        for (v, want) in [(1.99, 1), (-1.99, -1), (f32::NAN, i32::MIN), (f32::INFINITY, i32::MIN), (-1e30, i32::MIN)] {
             assert_eq!(truncate(v), want, "{v}");
         }
         assert_eq!(truncate(-2_147_483_648.0), i32::MIN);

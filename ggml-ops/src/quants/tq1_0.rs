@@ -43,11 +43,7 @@ impl Block for BlockTq1_0 {
             for m in 0..len {
                 let mut v = 0u32;
                 for n in 0..5 {
-                    let trit = if n < trits {
-                        truncate((x[first + n * len + m] * id).round()) + 1
-                    } else {
-                        0
-                    };
+                    let trit = if n < trits { truncate((x[first + n * len + m] * id).round()) + 1 } else { 0 };
                     // Only NaN makes a trit outside 0..=2.
                     v = v * 3 + (trit & 3) as u32;
                 }
@@ -55,11 +51,7 @@ impl Block for BlockTq1_0 {
                 at += 1;
             }
         }
-        let mut block = BlockTq1_0 {
-            qs: [0; 48],
-            qh: [0; 4],
-            d: f32_to_f16(d).to_le_bytes(),
-        };
+        let mut block = BlockTq1_0 { qs: [0; 48], qh: [0; 4], d: f32_to_f16(d).to_le_bytes() };
         block.qs.copy_from_slice(&bytes[..48]);
         block.qh.copy_from_slice(&bytes[48..]);
         block

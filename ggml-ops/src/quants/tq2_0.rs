@@ -32,10 +32,7 @@ impl Block for BlockTq2_0 {
             let code = (truncate((v * id).round()) + 1) & 3;
             qs[i / 128 * 32 + i % 32] |= (code as u8) << (i / 32 % 4 * 2);
         }
-        BlockTq2_0 {
-            qs,
-            d: f32_to_f16(d).to_le_bytes(),
-        }
+        BlockTq2_0 { qs, d: f32_to_f16(d).to_le_bytes() }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

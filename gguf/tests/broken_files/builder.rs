@@ -26,9 +26,7 @@ pub fn pairs(n: u64, build: impl Fn(File) -> File) -> File {
 /// A file of no pairs and these tensors, each `(name, dims, type, offset)`, and `data` bytes of data.
 pub fn tensors(table: &[(&str, &[u64], u32, u64)], data: usize) -> File {
     let file = header(table.len() as u64, 0);
-    let file = table.iter().fold(file, |file, (name, dims, ty, offset)| {
-        file.tensor(name, dims, *ty, *offset)
-    });
+    let file = table.iter().fold(file, |file, (name, dims, ty, offset)| file.tensor(name, dims, *ty, *offset));
     file.pad(32).zeros(data)
 }
 
@@ -83,10 +81,7 @@ impl File {
     /// A tensor of the table.
     pub fn tensor(self, name: &str, dims: &[u64], ty: u32, offset: u64) -> File {
         let file = self.str(name).u32(dims.len() as u32);
-        dims.iter()
-            .fold(file, |file, &d| file.u64(d))
-            .u32(ty)
-            .u64(offset)
+        dims.iter().fold(file, |file, &d| file.u64(d)).u32(ty).u64(offset)
     }
 
     pub fn pad(mut self, alignment: usize) -> File {
@@ -109,27 +104,12 @@ impl File {
 /// A small valid file: a value of every type, an array of every type, three tensors.
 pub fn valid() -> File {
     let sizes = [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8];
-    let mut file = header(3, 24)
-        .key("general.architecture")
-        .u32(STR)
-        .str("llama");
+    let mut file = header(3, 24).key("general.architecture").u32(STR).str("llama");
     for (ty, size) in (0u32..).zip(sizes).filter(|(_, size)| *size > 0) {
         file = file.key(&format!("one.{ty}")).u32(ty).raw(&[1; 8][..size]);
-        file = file
-            .key(&format!("many.{ty}"))
-            .u32(ARRAY)
-            .u32(ty)
-            .u64(3)
-            .raw(&[1; 24][..3 * size]);
+        file = file.key(&format!("many.{ty}")).u32(ARRAY).u32(ty).u64(3).raw(&[1; 24][..3 * size]);
     }
-    file = file
-        .key("many.8")
-        .u32(ARRAY)
-        .u32(STR)
-        .u64(3)
-        .str("a")
-        .str("")
-        .str("\u{2581}the");
+    file = file.key("many.8").u32(ARRAY).u32(STR).u64(3).str("a").str("").str("\u{2581}the");
     file.tensor("token_embd.weight", &[4, 2], 0, 0)
         .tensor("blk.0.attn_q.weight", &[256, 1], 35, 32)
         .tensor("output_norm.weight", &[3], 1, 128)

@@ -27,20 +27,11 @@ fn open(broken: &Broken) -> Result<Gguf, Error> {
 #[test]
 fn each_gives_its_error() {
     let table = table::all();
-    assert_eq!(
-        table.iter().map(|b| b.name).collect::<BTreeSet<_>>().len(),
-        table.len(),
-        "a name is there twice"
-    );
+    assert_eq!(table.iter().map(|b| b.name).collect::<BTreeSet<_>>().len(), table.len(), "a name is there twice");
     let mut messages = String::new();
     for broken in &table {
         let error = open(broken).expect_err(broken.name);
-        assert!(
-            (broken.is_expected)(&error),
-            "{}: {error:?} is no {}",
-            broken.name,
-            broken.expected
-        );
+        assert!((broken.is_expected)(&error), "{}: {error:?} is no {}", broken.name, broken.expected);
         writeln!(messages, "{}: {error}", broken.name).unwrap();
     }
     insta::assert_snapshot!(messages);
@@ -53,9 +44,7 @@ fn memory_is_bounded_by_the_file() {
     }
     // Resident memory would not show what was allocated and not touched. Only Linux tells, in kB.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB"));
+    let peak = status.lines().find_map(|l| l.strip_prefix("VmPeak:")?.trim().strip_suffix(" kB"));
     // The broken files ask for 8 GiB and up. Each thread of the tests may reserve 128 MiB.
     assert!(
         peak.is_none_or(|kb| kb.parse::<u64>().unwrap() < 2 << 20),
@@ -70,12 +59,7 @@ fn a_valid_file_opens_and_none_of_its_beginnings_does() {
     // The padding behind the last tensor, 6 bytes long, may be missing.
     let needed = valid.len() - 26;
     for n in 0..valid.len() {
-        assert_eq!(
-            walk(&valid[..n]).is_ok(),
-            n >= needed,
-            "{n} of {} bytes",
-            valid.len()
-        );
+        assert_eq!(walk(&valid[..n]).is_ok(), n >= needed, "{n} of {} bytes", valid.len());
     }
 }
 
@@ -84,11 +68,7 @@ fn corpus_holds_the_table_and_replays() {
     let mut seeds: Vec<(String, Vec<u8>)> = Vec::new();
     for broken in table::all() {
         for (i, file) in broken.files.iter().enumerate() {
-            let suffix = if broken.files.len() > 1 {
-                format!("_{}", i + 1)
-            } else {
-                String::new()
-            };
+            let suffix = if broken.files.len() > 1 { format!("_{}", i + 1) } else { String::new() };
             seeds.push((format!("{}{suffix}.gguf", broken.name), file.0.clone()));
         }
     }
@@ -102,12 +82,8 @@ fn corpus_holds_the_table_and_replays() {
         }
     }
     for (name, bytes) in &seeds {
-        let seed = fs::read(Path::new(CORPUS).join(name))
-            .expect("each broken file is a seed: set UPDATE_CORPUS");
-        assert!(
-            seed == *bytes,
-            "{name} differs from the table: set UPDATE_CORPUS"
-        );
+        let seed = fs::read(Path::new(CORPUS).join(name)).expect("each broken file is a seed: set UPDATE_CORPUS");
+        assert!(seed == *bytes, "{name} differs from the table: set UPDATE_CORPUS");
     }
     // What the fuzzer found is there too.
     let mut opened = 0;
@@ -134,11 +110,7 @@ fn shapes() -> builder::File {
 #[test]
 fn shapes_at_the_edge_open() {
     let model = Gguf::from_bytes(shapes().0).unwrap();
-    let rows: Vec<_> = model
-        .tensors()
-        .iter()
-        .map(|t| (t.n_dims, t.ne, t.offset, t.n_bytes))
-        .collect();
+    let rows: Vec<_> = model.tensors().iter().map(|t| (t.n_dims, t.ne, t.offset, t.n_bytes)).collect();
     let expected = [
         (0, [1, 1, 1, 1], 0, 4),
         (4, [1, 1, 1, 1], 32, 8),
@@ -163,27 +135,12 @@ fn mutations_do_not_panic() {
         opened += usize::from(walk(&bytes).is_ok());
     }
     // If nearly all or nearly none opened, the mutations would test little.
-    assert!(
-        (N / 20..N * 19 / 20).contains(&opened),
-        "{opened} of {N} opened"
-    );
+    assert!((N / 20..N * 19 / 20).contains(&opened), "{opened} of {N} opened");
 }
 
 fn mutate(bytes: &mut Vec<u8>, random: &mut SplitMix64) {
-    const INTERESTING: [u64; 12] = [
-        0,
-        1,
-        2,
-        9,
-        64,
-        0xff,
-        1 << 30,
-        1 << 31,
-        u32::MAX as u64,
-        1 << 62,
-        i64::MAX as u64,
-        u64::MAX,
-    ];
+    const INTERESTING: [u64; 12] =
+        [0, 1, 2, 9, 64, 0xff, 1 << 30, 1 << 31, u32::MAX as u64, 1 << 62, i64::MAX as u64, u64::MAX];
     if bytes.is_empty() {
         return;
     }

@@ -68,11 +68,7 @@ fn first_bytes() -> Vec<Broken> {
 /// Files that end within a field.
 fn cut_off() -> Vec<Broken> {
     let one = |ty: u32, size: usize| pairs(1, |f| f.key("a.b").u32(ty).zeros(size - 1));
-    let array = |ty: u32, n: u64, size: usize| {
-        pairs(1, |f| {
-            f.key("a.b").u32(ARRAY).u32(ty).u64(n).zeros(size - 1)
-        })
-    };
+    let array = |ty: u32, n: u64, size: usize| pairs(1, |f| f.key("a.b").u32(ARRAY).u32(ty).u64(n).zeros(size - 1));
     broken! {
         "cut_in_version", File(b"GGUF\x03\0".to_vec()) => Error::Truncated { at: 4, left: 2, .. },
         "cut_in_tensor_count", File(b"GGUF".to_vec()).u32(3).zeros(7) => Error::Truncated { at: 8, left: 7, .. },
@@ -163,15 +159,8 @@ fn keys_and_values() -> Vec<Broken> {
 }
 
 fn alignment() -> Vec<Broken> {
-    let aligned = |n: u32| {
-        header(1, 1)
-            .key("general.alignment")
-            .u32(U32)
-            .u32(n)
-            .tensor("a", &[8], 0, 0)
-            .pad(32)
-            .zeros(64)
-    };
+    let aligned =
+        |n: u32| header(1, 1).key("general.alignment").u32(U32).u32(n).tensor("a", &[8], 0, 0).pad(32).zeros(64);
     broken! {
         "alignment_0", aligned(0) => Error::Alignment { got: 0 },
         "alignment_3", aligned(3) => Error::Alignment { got: 3 },
@@ -242,14 +231,7 @@ fn data() -> Vec<Broken> {
 }
 
 fn splits() -> Vec<Broken> {
-    let split_keys = |f: File| {
-        f.key("split.no")
-            .u32(2)
-            .u16(0)
-            .key("split.count")
-            .u32(2)
-            .u16(2)
-    };
+    let split_keys = |f: File| f.key("split.no").u32(2).u16(0).key("split.count").u32(2).u16(2);
     broken! {
         "split_alone", split(0, 2, 2, "a") => Error::SplitCount { expected: 2, got: 1 },
         "split_second_alone", split(1, 2, 2, "b") => Error::NotFirstSplit { no: 1, count: 2 },

@@ -13,22 +13,12 @@ pub fn walk(bytes: &[u8]) -> Result<(), Error> {
     assert!(model.metadata().len() + model.tensors().len() <= bytes.len());
     for (key, value) in model.metadata().iter() {
         assert!(model.metadata().contains_key(key));
-        let _ = (
-            value.to_string(),
-            value.type_name(),
-            value.value_type().id(),
-        );
-        let _ = (
-            model.metadata().u32(key).is_ok(),
-            model.metadata().str(key).map(str_len),
-        );
+        let _ = (value.to_string(), value.type_name(), value.value_type().id());
+        let _ = (model.metadata().u32(key).is_ok(), model.metadata().str(key).map(str_len));
         if let Value::Array(Array::String(strings)) = value {
             let total: usize = strings.iter().map(<[u8]>::len).sum();
             assert!(total <= bytes.len() && strings.iter().len() == strings.len());
-            assert_eq!(
-                strings.iter().last(),
-                strings.len().checked_sub(1).and_then(|i| strings.get(i))
-            );
+            assert_eq!(strings.iter().last(), strings.len().checked_sub(1).and_then(|i| strings.get(i)));
         }
     }
     for tensor in model.tensors() {
@@ -37,10 +27,7 @@ pub fn walk(bytes: &[u8]) -> Result<(), Error> {
         assert_eq!(data.len() as u64, tensor.n_bytes);
         assert_eq!(data.is_empty(), tensor.n_elements() == 0);
         assert_eq!(model.tensor_bytes(tensor)[..], *data);
-        let _ = (
-            TensorName::parse(&tensor.name),
-            data.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)),
-        );
+        let _ = (TensorName::parse(&tensor.name), data.iter().fold(0u8, |sum, b| sum.wrapping_add(*b)));
     }
     // An alignment may be 2^31, and the padding with it.
     if model.alignment() <= 4096 {
