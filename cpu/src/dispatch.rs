@@ -15,7 +15,7 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
         Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
         Op::GetRows(_) => get_rows::get_rows(c),
         Op::Glu(op) => glu::glu(c, op.kind),
-        Op::GluBack(op) => elementwise::glu_back(c, op.kind),
+        Op::GluBack(op) => glu::glu_back(c, op.kind),
         Op::Mul(_) => elementwise::mul(c),
         Op::MulMat(op) => return mul_mat::mul_mat(c, op),
         Op::OutProd(_) => out_prod::out_prod(c),

@@ -60,13 +60,14 @@ impl Pool {
             stop: AtomicBool::new(false),
         });
         let threads = threads.max(1);
-        let workers = (1..threads)
-            .map(|i| {
-                let shared = shared.clone();
-                std::thread::Builder::new().name(format!("fabric-cpu-{i}")).spawn(move || shared.work(i))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Pool { shared, workers, held: Mutex::new(()), barrier: Barrier::new(threads) })
+        let mut pool = Pool { shared, workers: Vec::new(), held: Mutex::new(()), barrier: Barrier::new(threads) };
+        for i in 1..threads {
+            let shared = pool.shared.clone();
+            // If one cannot be started, dropping the pool ends the others.
+            pool.workers
+                .push(std::thread::Builder::new().name(format!("fabric-cpu-{i}")).spawn(move || shared.work(i))?);
+        }
+        Ok(pool)
     }
 
     /// Threads, the caller's included.

@@ -54,6 +54,21 @@ impl RawTensor {
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(at).cast(), self.desc.ne[0]) }
     }
 
+    /// Elements `range` of a row of f32, to write.
+    ///
+    /// # Safety
+    /// As [`row_mut`](Self::row_mut), for these elements only; the range lies within the row.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn piece_mut<'a>(
+        &self,
+        (i1, i2, i3): (usize, usize, usize),
+        range: Range<usize>,
+    ) -> &'a mut [f32] {
+        let at = self.desc.row_offset(i1, i2, i3) + 4 * range.start;
+        // SAFETY: promised by the caller.
+        unsafe { std::slice::from_raw_parts_mut(self.at(at).cast(), range.len()) }
+    }
+
     /// All values of a contiguous tensor of I32.
     ///
     /// # Safety
@@ -97,9 +112,14 @@ impl Work<'_> {
 }
 
 /// A part of an operation that the threads do together.
+///
+/// Barriers are placed from `reads` and `writes` alone: an address that is touched and not named there is a data race.
 pub(crate) struct Step {
+    /// Called once on every thread.
     pub run: Box<dyn Fn(&Work) + Send + Sync>,
+    /// All addresses that it reads.
     pub reads: Vec<Range<usize>>,
+    /// All addresses that it writes.
     pub writes: Vec<Range<usize>>,
 }
 
@@ -138,7 +158,6 @@ pub(crate) struct CpuProgram {
     scratch: Memory,
     scratch_stride: usize,
     failure: Mutex<Option<OpError>>,
-    memory: usize,
     // What the raw pointers point into.
     _arena: Memory,
     _activations: Option<Arc<Memory>>,
@@ -147,6 +166,7 @@ pub(crate) struct CpuProgram {
 
 impl CpuProgram {
     pub(crate) fn new(backend: &CpuBackend, graph: Arc<Graph>, bindings: &Bindings) -> Result<CpuProgram, OpError> {
+        validate(&graph)?;
         let plan = Plan::new(&graph, ALIGN);
         let arena = Memory::new(plan.arena)?;
         let tensors = place(&graph, &plan, &arena, bindings)?;
@@ -172,7 +192,6 @@ impl CpuProgram {
         }
         let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;
         let scratch = Memory::new(scratch_stride * backend.pool.threads())?;
-        let memory = arena.len() + scratch.len() + shared.activations.as_ref().map_or(0, |m| m.len());
         Ok(CpuProgram {
             graph,
             pool: backend.pool.clone(),
@@ -181,7 +200,6 @@ impl CpuProgram {
             scratch,
             scratch_stride,
             failure: Mutex::new(None),
-            memory,
             _arena: arena,
             _activations: shared.activations,
             _bindings: bindings.values().cloned().collect(),
@@ -199,6 +217,30 @@ impl CpuProgram {
     }
 }
 
+/// What the kernels rely on: every tensor steps by whole elements and lies within the one that owns its bytes.
+fn validate(graph: &Graph) -> Result<(), OpError> {
+    for id in graph.ids() {
+        let t = graph.tensor(id);
+        let (root, offset) = graph.storage(id);
+        let have = graph.desc(root).extent();
+        let need = offset.saturating_add(t.desc.extent());
+        let aligned = t.desc.has_whole_strides() && offset.is_multiple_of(t.desc.ty.type_size());
+        if need > have || have > isize::MAX as usize || !aligned {
+            let what = format!("tensor '{}' with strides {:?} does not lie within its {have} bytes", t.name, t.desc.nb);
+            return Err(OpError::Backend { backend: "cpu", what });
+        }
+    }
+    Ok(())
+}
+
+/// Whether an operation writes the bytes of this leaf.
+fn is_written(graph: &Graph, leaf: TensorId) -> bool {
+    graph.tensors().iter().any(|t| match &t.source {
+        Source::Op { op, src } => op.in_place().is_some_and(|i| graph.storage(src[i]).0 == leaf),
+        _ => false,
+    })
+}
+
 /// Gives every tensor its address.
 fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Result<Vec<Option<RawTensor>>, OpError> {
     let mut tensors = Vec::with_capacity(graph.tensors().len());
@@ -214,14 +256,18 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
                 what: format!("tensor '{}' is bound to another backend's buffer", t.name),
             })?;
             let writable = matches!(buffer, CpuBuffer::Owned(..));
-            if buffer.len() < t.desc.extent() || (t.source == Source::State && !writable) {
+            if buffer.len() < t.desc.extent() {
                 return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
+            }
+            if !writable && is_written(graph, root) {
+                let what = format!("tensor '{}' is written, but its bytes belong to a file", t.name);
+                return Err(OpError::Backend { backend: "cpu", what });
             }
             Some(buffer.as_ptr())
         } else {
             None
         };
-        // SAFETY: views lie within their tensor (checked when the graph was built), which lies within its buffer.
+        // SAFETY: views lie within their tensor (`validate`), which lies within its buffer.
         tensors.push(base.map(|p| RawTensor { ptr: unsafe { p.add(offset) }, desc: *graph.desc(id) }));
     }
     Ok(tensors)
@@ -295,10 +341,6 @@ impl Program for CpuProgram {
         // SAFETY: at most the tensor's bytes, and no run is under way while the pool is held.
         unsafe { std::ptr::copy_nonoverlapping(raw.ptr, out.as_mut_ptr(), out.len()) }
         Ok(())
-    }
-
-    fn memory(&self) -> usize {
-        self.memory
     }
 }
 

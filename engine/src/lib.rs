@@ -5,7 +5,8 @@
 //! To add an architecture:
 //! 1. write `arch/<name>.rs`: an [`Architecture`](arch::Architecture) with its tensors by role and the graph of one layer;
 //! 2. add its row to `ARCHITECTURES` in `arch/mod.rs`;
-//! 3. where Hugging Face has the model, add reference logits to `tests/fixtures/archs`;
+//!    (another name for the same layout is another row: a field with the name);
+//! 3. where Hugging Face has the model, add `<name>-f32.gguf`, `.json` and `.logits.npy` to `tests/fixtures/archs`;
 //! 4. run `cargo test -p fabric-tests --test archs`: it makes a tiny seeded model of every row and holds it to the laws.
 #![forbid(unsafe_code)]
 

@@ -131,7 +131,7 @@ fn view_backward(
         return Err(OpError::NotDifferentiable { op: "view", why: "it shows only a part of a tensor" });
     }
     let dense = if graph.desc(grad).is_contiguous() { grad } else { graph.cont(grad)? };
-    if v.is_contiguous() {
+    if v.is_contiguous() && base.is_contiguous() {
         let g = graph.reshape(dense, &base.ne)?;
         return accumulate(graph, grads, of, g);
     }

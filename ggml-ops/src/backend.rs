@@ -58,6 +58,4 @@ pub trait Program: Send {
     fn run(&mut self) -> Result<(), OpError>;
     /// Copies the first `out.len()` bytes of an output.
     fn read(&self, output: TensorId, out: &mut [u8]) -> Result<(), OpError>;
-    /// Bytes of memory held for intermediate results.
-    fn memory(&self) -> usize;
 }

@@ -19,6 +19,8 @@ pub enum Fill {
     Distinct(usize),
     /// Given.
     Ints(Vec<i32>),
+    /// Given, repeated to fill the operand: for edges that random values do not hit.
+    Floats(Vec<f32>),
     /// Pairs of cos and sin of random angles.
     Angles,
     /// 0 where column <= row + (columns - rows), else -inf.
@@ -73,6 +75,10 @@ impl Operand {
     /// Given I32.
     pub fn ints(ne: &[usize], values: &[i32]) -> Operand {
         Operand::new(GgmlType::I32, ne, Fill::Ints(values.to_vec()))
+    }
+    /// Given F32, repeated to fill the operand; no gradient is checked at them.
+    pub fn floats(ne: &[usize], values: &[f32]) -> Operand {
+        Operand::new(GgmlType::F32, ne, Fill::Floats(values.to_vec()))
     }
     /// Pairs of cos and sin.
     pub fn angles(ne: &[usize]) -> Operand {
@@ -138,9 +144,10 @@ impl Operand {
         }
         let mut angle = 0.0f64;
         let values: Vec<f32> = (0..n)
-            .map(|i| match self.fill {
+            .map(|i| match &self.fill {
                 Fill::Range(low, high) => (low + (high - low) * rng.f64()) as f32,
-                Fill::Ternary(d) => d * (rng.i32(-1..=1) as f32),
+                Fill::Floats(values) => values[i % values.len()],
+                Fill::Ternary(d) => *d * (rng.i32(-1..=1) as f32),
                 Fill::Angles if i % 2 == 0 => {
                     angle = rng.f64() * 6.0;
                     angle.cos() as f32

@@ -22,9 +22,15 @@ pub enum ShapeError {
     /// The row length is not a whole number of blocks of the type.
     #[error("a row of {ne0} elements is not a whole number of {ty} blocks of {block}")]
     Block { ty: GgmlType, ne0: usize, block: usize },
+    /// More dimensions than a tensor has.
+    #[error("a tensor has at most 4 dimensions, not {got}")]
+    Dimensions { got: usize },
     /// The size in bytes does not fit in memory's address range.
     #[error("a tensor of shape {ne:?} and type {ty} is too large")]
     Overflow { ty: GgmlType, ne: [usize; 4] },
+    /// A view that does not start and step by whole elements.
+    #[error("a view of tensor '{of}' from byte {offset} with strides {nb:?} does not step by whole elements")]
+    Misaligned { of: String, offset: usize, nb: [usize; 4] },
     /// A view reaches beyond the tensor it looks at.
     #[error("a view of {need} bytes reaches beyond the {have} bytes of tensor '{of}'")]
     View { of: String, need: usize, have: usize },

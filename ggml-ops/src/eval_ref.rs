@@ -137,8 +137,13 @@ impl<'g> Evaluator<'g> {
         let data = if desc.is_contiguous() && desc.elements() == flat.len() {
             flat.clone()
         } else if desc.ty.block_size() > 1 {
-            let first = offset / desc.ty.type_size() * desc.ty.block_size();
-            flat[first..first + desc.elements()].to_vec()
+            // Rows are whole blocks, wherever each of them lies.
+            let row = |r| {
+                let (i1, i2, i3) = desc.row_index(r);
+                let first = (offset + desc.row_offset(i1, i2, i3)) / desc.ty.type_size() * desc.ty.block_size();
+                &flat[first..first + desc.ne[0]]
+            };
+            (0..desc.rows()).flat_map(row).copied().collect()
         } else {
             element_offsets(desc).map(|b| flat[(offset + b) / desc.ty.type_size()]).collect()
         };

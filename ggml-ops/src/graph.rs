@@ -149,12 +149,16 @@ impl Graph {
     /// The bytes of `of` from `offset`, under another description.
     ///
     /// # Errors
-    /// [`ShapeError::View`] where the view reaches beyond `of`.
+    /// [`ShapeError::View`] where the view reaches beyond `of`, [`ShapeError::Misaligned`] where it does not step by whole
+    /// elements.
     pub fn view(&mut self, of: TensorId, desc: TensorDesc, offset: usize) -> Result<TensorId, ShapeError> {
         let base = self.tensor(of);
         let (need, have) = (offset.saturating_add(desc.extent()), base.desc.extent());
         if need > have || desc.ty != base.desc.ty {
             return Err(ShapeError::View { of: base.name.clone(), need, have });
+        }
+        if !desc.has_whole_strides() || !offset.is_multiple_of(desc.ty.type_size()) {
+            return Err(ShapeError::Misaligned { of: base.name.clone(), offset, nb: desc.nb });
         }
         let name = format!("{} (view)", base.name);
         Ok(self.push(name, desc, Source::View { of, offset }))

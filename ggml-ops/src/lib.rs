@@ -7,8 +7,9 @@
 //! To add an operation:
 //! 1. write `ops/<op>.rs`: the parameter struct, its [`OpDef`](ops::OpDef), a builder on [`Graph`];
 //! 2. add its row to the `ops!` table in `ops/mod.rs`;
-//! 3. follow the compiler: each backend's `dispatch.rs` now lacks an arm (`Unsupported` until it has a kernel);
-//! 4. run `cargo test -p ggml-ops -p fabric-tests`: shapes, gradient and every backend are tested from the cases.
+//! 3. write its recipe in docs/numerics.md;
+//! 4. follow the compiler: each backend's `dispatch.rs` now lacks an arm, for a kernel in `kernels/`;
+//! 5. run `cargo test -p ggml-ops -p fabric-tests`: shapes, gradient and every backend are tested from the cases.
 #![forbid(unsafe_code)]
 
 pub mod autograd;

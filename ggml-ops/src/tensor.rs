@@ -19,6 +19,9 @@ impl TensorDesc {
     /// [`ShapeError::Block`] where `ne[0]` is no whole number of blocks, [`ShapeError::Overflow`] where the bytes
     /// do not fit in an `isize`.
     pub fn new(ty: GgmlType, ne: &[usize]) -> Result<TensorDesc, ShapeError> {
+        if ne.len() > 4 {
+            return Err(ShapeError::Dimensions { got: ne.len() });
+        }
         let mut full = [1; 4];
         for (to, from) in full.iter_mut().zip(ne) {
             *to = *from;
@@ -50,13 +53,22 @@ impl TensorDesc {
         self.ne[1] * self.ne[2] * self.ne[3]
     }
 
-    /// Bytes from the first element to the end of the last one.
+    /// Bytes from the first element to the end of the last one; `usize::MAX` where strides make that overflow.
     pub fn extent(&self) -> usize {
-        if self.elements() == 0 {
+        if self.ne.contains(&0) {
             return 0;
         }
-        let row = self.ne[0] / self.ty.block_size();
-        (row - 1) * self.nb[0] + self.ty.type_size() + (1..4).map(|i| (self.ne[i] - 1) * self.nb[i]).sum::<usize>()
+        let blocks = self.ne[0].div_ceil(self.ty.block_size());
+        let steps = [blocks, self.ne[1], self.ne[2], self.ne[3]];
+        let last = steps.iter().zip(self.nb).try_fold(0usize, |sum, (n, nb)| sum.checked_add((n - 1).checked_mul(nb)?));
+        last.and_then(|last| last.checked_add(self.ty.type_size())).unwrap_or(usize::MAX)
+    }
+
+    /// Whether every element starts at a multiple of the alignment of its type, if the first one does: strides are then
+    /// multiples of the bytes of a block.
+    pub fn has_whole_strides(&self) -> bool {
+        self.nb.iter().all(|nb| nb.is_multiple_of(self.ty.type_size()))
+            && self.ne[0].is_multiple_of(self.ty.block_size())
     }
 
     /// Whether elements lie one after the other without gaps.

@@ -2,7 +2,7 @@
 
 use crate::backends::cpu;
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::arch::{Architecture, HParams};
+use fabric_engine::arch::{Architecture, HParams, TensorSpec};
 use fabric_engine::{Batch, Context, ContextOptions, Model, ModelOptions};
 use fastrand::Rng;
 use ggml_ops::quants;
@@ -39,23 +39,39 @@ pub fn bits(v: &[f32]) -> Vec<u32> {
 pub const N_VOCAB: u32 = 320;
 
 /// A tiny model of an architecture with seeded random weights: matrices of type `ty`, ternary ones with one scale if
-/// `uniform`. No tokenizer.
+/// `uniform`. Only the tensors that it requires. No tokenizer.
 ///
 /// # Panics
 /// Where the architecture contradicts itself.
 pub fn tiny(arch: &dyn Architecture, ty: GgmlType, uniform: bool, seed: u64) -> Vec<u8> {
+    tiny_with(arch, ty, uniform, seed, |spec| spec.required)
+}
+
+/// As [`tiny`], with the tensors that `keep` picks.
+///
+/// # Panics
+/// Where the architecture contradicts itself.
+pub fn tiny_with(
+    arch: &dyn Architecture,
+    ty: GgmlType,
+    uniform: bool,
+    seed: u64,
+    keep: impl FnMut(&TensorSpec) -> bool,
+) -> Vec<u8> {
     let mut m = metadata(arch);
     m.insert("general.name", Value::from("tiny"));
     let hp = HParams::read(&m, arch, N_VOCAB as usize).unwrap();
-    let mut rng = Rng::with_seed(seed);
     let mut writer = Writer::new(m).unwrap();
-    let specs: Vec<_> = arch.tensors(&hp).into_iter().filter(|s| s.required).collect();
+    let specs: Vec<_> = arch.tensors(&hp).into_iter().filter(keep).collect();
     let type_of = |ne: &[usize]| if ne.len() == 1 { GgmlType::F32 } else { ty };
     for spec in &specs {
         writer.add_tensor(&spec.name.to_string(), type_of(&spec.ne), &spec.ne).unwrap();
     }
     let mut out = writer.start(Vec::new()).unwrap();
     for spec in &specs {
+        // Each tensor has a seed of its own, so that one more or less does not change the others.
+        let mut rng =
+            Rng::with_seed(spec.name.to_string().bytes().fold(seed, |h, b| h.wrapping_mul(31).wrapping_add(b.into())));
         let (n, ty) = (spec.ne.iter().product::<usize>(), type_of(&spec.ne));
         let scale = 1.5 / (spec.ne[0] as f32).sqrt();
         let ternary = matches!(ty, GgmlType::TQ1_0 | GgmlType::TQ2_0) && uniform;

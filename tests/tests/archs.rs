@@ -3,7 +3,7 @@
 use fabric_cpu::simd::SimdLevel;
 use fabric_engine::arch::ARCHITECTURES;
 use fabric_engine::{Batch, BatchToken, Context, ContextOptions};
-use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny};
+use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny, tiny_with};
 use gguf::{GgmlType, Gguf};
 
 const TYPES: &[(GgmlType, bool)] = &[
@@ -122,4 +122,26 @@ fn bad_batches_are_refused_and_change_nothing() {
         ]
     );
     assert!(context.cache().is_empty());
+}
+
+/// Each optional tensor (bias, scale, RoPE factors, an output of its own) is used: the logits change with it.
+#[test]
+fn optional_tensors_are_used() {
+    let tokens = tokens(6);
+    for arch in ARCHITECTURES {
+        let run = |file: &[u8]| bits(&logits(&load(open(file), 1, SimdLevel::detect()), &tokens, 6));
+        let without = run(&tiny(*arch, GgmlType::F32, false, 5));
+        let mut optional = Vec::new();
+        tiny_with(*arch, GgmlType::F32, false, 5, |spec| {
+            if !spec.required {
+                optional.push(spec.name);
+            }
+            spec.required
+        });
+        assert!(!optional.is_empty());
+        for name in optional {
+            let with = run(&tiny_with(*arch, GgmlType::F32, false, 5, |spec| spec.required || spec.name == name));
+            assert!(with != without, "{}: {name} changes nothing", arch.name());
+        }
+    }
 }

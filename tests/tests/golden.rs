@@ -64,7 +64,10 @@ fn ternary_weights_agree_with_pytorch_and_llama_cpp() {
 
 #[test]
 fn random_models_agree_with_transformers() {
-    for arch in ["llama", "bitnet-b1.58"] {
+    let files = std::fs::read_dir(fixture("archs")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let archs: Vec<String> = files.filter_map(|f| Some(f.strip_suffix("-f32.gguf")?.to_owned())).collect();
+    assert!(archs.len() >= 2, "{archs:?}");
+    for arch in archs {
         let m = load(Gguf::open(fixture(&format!("archs/{arch}-f32.gguf"))).unwrap(), 2, SimdLevel::detect());
         let got = logits(&m, &tokens(&fixture(&format!("archs/{arch}.json"))), 512);
         let c = compare(&fixture(&format!("archs/{arch}.logits.npy")), &got);

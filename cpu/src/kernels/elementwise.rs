@@ -1,9 +1,8 @@
-//! add, mul, scale, cont, glu_back: one element after the other.
+//! add, mul, scale, cont: one element after the other.
 
 use super::multiversion;
 use crate::program::{Compiler, RawTensor, Step};
 use crate::simd::SimdLevel;
-use ggml_ops::ops::GluKind;
 
 /// Elements that a thread takes at a time: enough to pay for taking them.
 const GRAIN: usize = 2048;
@@ -24,22 +23,6 @@ multiversion! {
             y.iter_mut().zip(a).for_each(|(y, a)| *y = a * b);
         } else {
             y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a * b);
-        }
-    }
-}
-
-multiversion! {
-    fn glu_back_row(gate: &[f32], up: &[f32], dy: &[f32], dx: &mut [f32], kind: GluKind) {
-        for i in 0..dx.len() {
-            let g = gate[i];
-            let derivative = match kind {
-                GluKind::Swiglu => {
-                    let s = 1.0 / (1.0 + super::exp(-g));
-                    s * (1.0 + g * (1.0 - s))
-                }
-                GluKind::Reglu2 => 2.0 * g.max(0.0),
-            };
-            dx[i] = dy[i] * up[i] * derivative;
         }
     }
 }
@@ -66,7 +49,7 @@ pub(crate) fn rows<const N: usize>(
                 let to = (from + cut).min(len);
                 // SAFETY: each item is one piece of one row of the result, and no other thread has it; operands are
                 // not written in this step.
-                let y = unsafe { &mut dst.row_mut(index)[from..to] };
+                let y = unsafe { dst.piece_mut(index, from..to) };
                 let operands = src.map(|t| {
                     let ne = t.desc.ne;
                     // SAFETY: as above; the index is reduced to the operand's shape.
@@ -90,10 +73,6 @@ pub(crate) fn mul(c: Compiler) -> Vec<Step> {
 
 pub(crate) fn scale(c: Compiler, factor: f32) -> Vec<Step> {
     rows(c, move |level, [x], y| mul_row(level, x, &[factor], y))
-}
-
-pub(crate) fn glu_back(c: Compiler, kind: GluKind) -> Vec<Step> {
-    rows(c, move |level, [gate, up, dy], dx| glu_back_row(level, gate, up, dy, dx, kind))
 }
 
 /// A copy from any strides.

@@ -3,6 +3,8 @@ use ggml_ops::{OpError, quants};
 
 pub(crate) fn get_rows(c: Compiler) -> Vec<Step> {
     let (dst, table, ids) = (c.dst, c.src[0], c.src[1]);
+    // Not nb[1]: the stride of a single row may be anything.
+    let row_bytes = table.desc.ty.row_size(table.desc.ne[0]).unwrap_or(0);
     let run = move |work: &Work| {
         // SAFETY: ids is contiguous I32 (checked by the operation) and not written in this step.
         let values = unsafe { ids.ints() };
@@ -17,7 +19,7 @@ pub(crate) fn get_rows(c: Compiler) -> Vec<Step> {
                 // the result belongs to this thread.
                 let (bytes, y) = unsafe {
                     let from = table.at(id * table.desc.nb[1]).cast_const();
-                    (std::slice::from_raw_parts(from, table.desc.nb[1]), dst.row_mut((r, 0, 0)))
+                    (std::slice::from_raw_parts(from, row_bytes), dst.row_mut((r, 0, 0)))
                 };
                 if let Err(e) = quants::dequantize(table.desc.ty, bytes, y) {
                     work.fail(OpError::Backend { backend: "cpu", what: e.to_string() });

@@ -1,3 +1,5 @@
+//! glu and its gradient.
+
 use super::elementwise::rows;
 use super::multiversion;
 use crate::program::{Compiler, Step};
@@ -25,4 +27,24 @@ pub(crate) fn glu(c: Compiler, kind: GluKind) -> Vec<Step> {
         GluKind::Swiglu => rows(c, |level, [gate, up], y| swiglu(level, gate, up, y)),
         GluKind::Reglu2 => rows(c, |level, [gate, up], y| reglu2(level, gate, up, y)),
     }
+}
+
+multiversion! {
+    fn glu_back_row(gate: &[f32], up: &[f32], dy: &[f32], dx: &mut [f32], kind: GluKind) {
+        for i in 0..dx.len() {
+            let g = gate[i];
+            let derivative = match kind {
+                GluKind::Swiglu => {
+                    let s = 1.0 / (1.0 + super::exp(-g));
+                    s * (1.0 + g * (1.0 - s))
+                }
+                GluKind::Reglu2 => if g > 0.0 { 2.0 * g } else { 0.0 },
+            };
+            dx[i] = dy[i] * up[i] * derivative;
+        }
+    }
+}
+
+pub(crate) fn glu_back(c: Compiler, kind: GluKind) -> Vec<Step> {
+    rows(c, move |level, [gate, up, dy], dx| glu_back_row(level, gate, up, dy, dx, kind))
 }

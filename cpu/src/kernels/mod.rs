@@ -1,4 +1,5 @@
-//! Kernels of the operations other than matrix multiplication: one file each, named after the operation.
+//! Kernels of the operations: one file each, named after the operation and with its `_back`; those that go element by
+//! element are in `elementwise.rs`. `mul_mat.rs` turns crate::mul_mat's functions into steps.
 
 pub(crate) mod elementwise;
 pub(crate) mod flash_attn_ext;

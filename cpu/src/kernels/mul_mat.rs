@@ -1,35 +1,20 @@
 //! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
 
-use crate::mul_mat::{TernaryType, WeightKind, act_size, mul_mat as multiply, prepare, scratch_size};
+use crate::mul_mat::{WeightKind, act_size, mul_mat as multiply, prepare, scratch_size};
 use crate::program::{Compiler, Step, Work};
 use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
 use ggml_ops::{OpError, TensorDesc};
-use gguf::GgmlType;
 
 /// How these weights are multiplied.
 ///
 /// # Errors
 /// [`OpError::Unsupported`] for a type without a kernel.
 pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc) -> Result<WeightKind, OpError> {
-    let ternary = |ty| match op.uniform_scale {
-        Some(d) => WeightKind::TernaryUniform { ty, d },
-        None => WeightKind::Ternary(ty),
-    };
-    Ok(match w.ty {
-        GgmlType::F32 => WeightKind::F32,
-        GgmlType::F16 => WeightKind::F16,
-        GgmlType::BF16 => WeightKind::Bf16,
-        GgmlType::TQ1_0 => ternary(TernaryType::Tq1_0),
-        GgmlType::TQ2_0 => ternary(TernaryType::Tq2_0),
-        GgmlType::Q8_0 => WeightKind::Q8_0,
-        GgmlType::Q4_0 => WeightKind::Q4_0,
-        GgmlType::Q4_K => WeightKind::Q4K,
-        GgmlType::Q6_K => WeightKind::Q6K,
-        other => {
-            let why = format!("weights of type {other}");
-            return Err(OpError::Unsupported { backend: "cpu", op: "mul_mat", why });
-        }
+    WeightKind::new(w.ty, op.uniform_scale).ok_or_else(|| OpError::Unsupported {
+        backend: "cpu",
+        op: "mul_mat",
+        why: format!("weights of type {}", w.ty),
     })
 }
 

@@ -77,7 +77,7 @@ impl HParams {
             n_embd_head_k,
             n_embd_head_v,
             n_rot,
-            rms_eps: m.require_f32(&keys.key(key::ATTENTION_LAYER_NORM_RMS_EPSILON))?,
+            rms_eps: keys.rms_eps()?,
             attn_scale: if scale > 0.0 { scale } else { 1.0 / (n_embd_head_k as f32).sqrt() },
             rope_mode: arch.rope_mode(),
             rope_freq_base: keys.f32(key::ROPE_FREQ_BASE, 10000.0)?,
@@ -134,6 +134,12 @@ impl Keys<'_> {
     fn f32(&self, suffix: &str, default: f32) -> Result<f32, Error> {
         let v = self.m.f32(&self.key(suffix))?.unwrap_or(default);
         if v.is_finite() { Ok(v) } else { Err(self.bad(suffix, "a finite number", v)) }
+    }
+
+    fn rms_eps(&self) -> Result<f32, Error> {
+        const KEY: &str = key::ATTENTION_LAYER_NORM_RMS_EPSILON;
+        let eps = self.m.require_f32(&self.key(KEY))?;
+        if eps.is_finite() && eps >= 0.0 { Ok(eps) } else { Err(self.bad(KEY, "a small positive number", eps)) }
     }
 
     fn rope_freq_scale(&self) -> Result<f32, Error> {

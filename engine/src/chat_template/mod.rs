@@ -14,7 +14,6 @@ pub use error::ChatTemplateError;
 
 use minijinja::machinery::{CompiledTemplate, TemplateConfig, eval, make_string_output};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
@@ -155,7 +154,7 @@ impl ChatTemplate {
         variables.insert("messages".to_owned(), rendered);
         variables.extend(kwargs.iter().map(|(k, v)| (k.clone(), v.clone())));
         let input = variables.values().map(json_bytes).sum();
-        self.render(Value::from(Serde(&variables)), input, messages.len() as u64).map_err(|err| render_error(&err))
+        self.render(object(&variables), input, messages.len() as u64).map_err(|err| render_error(&err))
     }
 
     fn render(&self, root: Value, input: u64, n_messages: u64) -> Result<String, Error> {
@@ -234,4 +233,25 @@ fn render_error(err: &Error) -> ChatTemplateError {
         Some(message) => ChatTemplateError::Raised { line, message },
         None => ChatTemplateError::Render { line, message: message_of(err) },
     }
+}
+
+/// JSON as template values. Not by way of serde: with serde_json's `arbitrary_precision`, which any crate in a build can turn
+/// on for all, numbers would arrive as maps.
+fn from_json(json: &Json) -> Value {
+    match json {
+        Json::Null => Value::from(()),
+        Json::Bool(b) => Value::from(*b),
+        Json::Number(n) => match (n.as_i64(), n.as_u64()) {
+            (Some(i), _) => Value::from(i),
+            (None, Some(u)) => Value::from(u),
+            (None, None) => Value::from(n.as_f64().unwrap_or(f64::NAN)),
+        },
+        Json::String(s) => Value::from(s.as_str()),
+        Json::Array(a) => a.iter().map(from_json).collect::<Vec<_>>().into(),
+        Json::Object(o) => object(o),
+    }
+}
+
+fn object(map: &Map<String, Json>) -> Value {
+    Value::from_pairs(map.iter().map(|(k, v)| (Value::from(k.as_str()), from_json(v))))
 }

@@ -1,6 +1,6 @@
 //! A vocabulary from the keys of a GGUF file.
 
-use gguf::{Array, Metadata, StringArray, Value};
+use gguf::{Array, Metadata, StringArray, Value, key};
 
 use super::bpe::Bpe;
 use super::pre_tokenizer::{self, PreTokenizer};
@@ -10,17 +10,17 @@ use super::spm::Spm;
 use super::token_table::TokenTable;
 use super::{Algorithm, Vocab, VocabError};
 
-const MODEL: &str = "tokenizer.ggml.model";
-const PRE: &str = "tokenizer.ggml.pre";
-const TOKENS: &str = "tokenizer.ggml.tokens";
-const SCORES: &str = "tokenizer.ggml.scores";
-const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
-const MERGES: &str = "tokenizer.ggml.merges";
-const BOS_ID: &str = "tokenizer.ggml.bos_token_id";
-const EOS_ID: &str = "tokenizer.ggml.eos_token_id";
-const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
-const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
-const ADD_SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+const MODEL: &str = key::TOKENIZER_MODEL;
+const PRE: &str = key::TOKENIZER_PRE;
+const TOKENS: &str = key::TOKENIZER_TOKENS;
+const SCORES: &str = key::TOKENIZER_SCORES;
+const TOKEN_TYPE: &str = key::TOKENIZER_TOKEN_TYPE;
+const MERGES: &str = key::TOKENIZER_MERGES;
+const BOS_ID: &str = key::TOKENIZER_BOS_TOKEN_ID;
+const EOS_ID: &str = key::TOKENIZER_EOS_TOKEN_ID;
+const ADD_BOS: &str = key::TOKENIZER_ADD_BOS_TOKEN;
+const ADD_EOS: &str = key::TOKENIZER_ADD_EOS_TOKEN;
+const ADD_SPACE_PREFIX: &str = key::TOKENIZER_ADD_SPACE_PREFIX;
 
 /// BitNet b1.58 2B4T has the tokenizer of Llama 3 with this many tokens, and files of it lack the pre-tokenizer.
 const N_TOKENS_LLAMA3: usize = 128_256;

@@ -76,6 +76,8 @@ impl OpDef for Glu {
                 // exp's polynomial is good to 3e-7, and a division and two products follow.
                 cases.push(Case::new(Glu { kind }, [gate, Operand::f32(ne)], Tolerance::relative(1e-6)));
             }
+            let edges = Operand::floats(&[7], &[0.0, -0.0, 1e-40, -1e-40, 88.0, -86.5, -1e30]);
+            cases.push(Case::new(Glu { kind }, [edges, Operand::f32(&[7])], Tolerance::relative(1e-6)).differentiable(&[1]));
             // Far out, where exp over- and underflows.
             let far = Operand::f32(&[64, 2]).range(-300.0, 300.0);
             cases.push(Case::new(Glu { kind }, [far, Operand::f32(&[64, 2])], Tolerance::relative(1e-6)).differentiable(&[]));

@@ -92,6 +92,7 @@ impl OpDef for MulMat {
                 cases.push(case(Operand::ternary(ty, &[k, n], 0.0625), Operand::f32(&[k, t]), Some(0.0625)));
             }
         }
+        cases.push(case(Operand::weight(Q8_0, &[64, 3, 5]).swapped(1, 2), Operand::f32(&[64, 2, 5]), None));
         for ty in [F32, F16] {
             cases.push(case(Operand::weight(ty, &[19, 7]), Operand::f32(&[19, 3]), None));
             cases.push(case(Operand::weight(ty, &[32, 5, 2, 3]), Operand::f32(&[32, 4, 4, 3]), None));
