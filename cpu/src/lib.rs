@@ -11,6 +11,7 @@
 //! 4. run `cargo test -p fabric-tests --test ops_vs_reference`: it runs the operation's cases at every level.
 
 mod dispatch;
+pub mod floor;
 mod kernels;
 mod memory;
 pub mod mul_mat;

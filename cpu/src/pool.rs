@@ -10,10 +10,11 @@ use std::thread::JoinHandle;
 /// A job: called on every thread with its number.
 type Job<'a> = &'a (dyn Fn(usize) + Sync);
 
-/// Rounds of `spin_loop` before a waiting thread offers its core to others: about a microsecond. More would be worse
+/// Rounds of `spin_loop` before a waiting thread offers its core to others: a few microseconds, the time of the
+/// steps that thread 0 does alone. More would be worse
 /// where cores are shared: with both threads of a job on one core, each would wait this long for the other at every
 /// barrier (measured: 100 microseconds of spinning make generation 40 times as slow beside a compiler).
-const SPINS_BEFORE_YIELD: u32 = 60;
+const SPINS_BEFORE_YIELD: u32 = 200;
 /// Yields before an idle worker goes to sleep, some 300 microseconds. Between the tokens of a text a worker waits for the
 /// sampler, which takes up to that; waking it by the system would cost about as much.
 const YIELDS_BEFORE_SLEEP: u32 = 500;

@@ -115,12 +115,29 @@ impl Work<'_> {
 ///
 /// Barriers are placed from `reads` and `writes` alone: an address that is touched and not named there is a data race.
 pub(crate) struct Step {
-    /// Called once on every thread.
+    /// Called once on every thread, or on thread 0 if `alone`.
     pub run: Box<dyn Fn(&Work) + Send + Sync>,
     /// All addresses that it reads.
     pub reads: Vec<Range<usize>>,
     /// All addresses that it writes.
     pub writes: Vec<Range<usize>>,
+    /// So little work that thread 0 does it alone: a barrier would cost more than help saves.
+    pub alone: bool,
+}
+
+/// Elements of a result up to which a step that goes over them once is done by one thread: a few microseconds of work.
+pub(crate) const ALONE: usize = 16 << 10;
+
+impl Step {
+    /// A step whose work is to go over `elements` once.
+    pub(crate) fn over(
+        elements: usize,
+        run: impl Fn(&Work) + Send + Sync + 'static,
+        reads: Vec<Range<usize>>,
+        writes: Vec<Range<usize>>,
+    ) -> Step {
+        Step { run: Box::new(run), reads, writes, alone: elements <= ALONE }
+    }
 }
 
 /// What [`dispatch`] has to turn an operation into steps.
@@ -273,21 +290,43 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
     Ok(tensors)
 }
 
-/// Puts a barrier before each step that touches what a step since the last barrier wrote, or writes what one read.
+/// Addresses read and written since the last barrier.
+#[derive(Default)]
+struct Touched {
+    read: Vec<Range<usize>>,
+    written: Vec<Range<usize>>,
+}
+
+impl Touched {
+    /// Whether the step touches what was written, or writes what was read.
+    fn conflicts(&self, step: &Step) -> bool {
+        let overlap = |a: &[Range<usize>], b: &[Range<usize>]| {
+            a.iter().any(|x| b.iter().any(|y| x.start < y.end && y.start < x.end))
+        };
+        overlap(&step.reads, &self.written) || overlap(&step.writes, &self.written) || overlap(&step.writes, &self.read)
+    }
+
+    fn add(&mut self, step: &Step) {
+        self.read.extend(step.reads.iter().cloned());
+        self.written.extend(step.writes.iter().cloned());
+    }
+}
+
+/// Puts a barrier before each step that conflicts with one since the last barrier. Steps of thread 0 alone follow each
+/// other without one.
 fn with_barriers(steps: Vec<Step>) -> Vec<Compiled> {
-    let overlap =
-        |a: &[Range<usize>], b: &[Range<usize>]| a.iter().any(|x| b.iter().any(|y| x.start < y.end && y.start < x.end));
-    let (mut read, mut written): (Vec<Range<usize>>, Vec<Range<usize>>) = (Vec::new(), Vec::new());
+    let (mut shared, mut alone) = (Touched::default(), Touched::default());
     let mut out = Vec::with_capacity(steps.len());
     for step in steps {
-        let barrier_before =
-            overlap(&step.reads, &written) || overlap(&step.writes, &written) || overlap(&step.writes, &read);
+        let barrier_before = shared.conflicts(&step) || (!step.alone && alone.conflicts(&step));
         if barrier_before {
-            read.clear();
-            written.clear();
+            (shared, alone) = (Touched::default(), Touched::default());
         }
-        read.extend(step.reads.iter().cloned());
-        written.extend(step.writes.iter().cloned());
+        if step.alone {
+            alone.add(&step)
+        } else {
+            shared.add(&step)
+        }
         out.push(Compiled { step, barrier_before, next: AtomicUsize::new(0) });
     }
     out
@@ -319,6 +358,9 @@ impl Program for CpuProgram {
             for c in &this.steps {
                 if c.barrier_before {
                     held.barrier().wait();
+                }
+                if c.step.alone && thread != 0 {
+                    continue;
                 }
                 (c.step.run)(&Work { next: &c.next, scratch, failure: &this.failure });
             }

@@ -3,6 +3,8 @@
 use ggml_ops::backend::Backend;
 use std::sync::Arc;
 
+pub use fabric_cpu::default_threads;
+pub use fabric_cpu::floor::Floor;
 pub use fabric_cpu::simd::SimdLevel;
 
 /// What to run on.
@@ -24,4 +26,13 @@ pub type Device = Arc<dyn Backend>;
 pub fn cpu(options: DeviceOptions) -> Result<Device, ggml_ops::OpError> {
     let DeviceOptions { threads, simd } = options;
     Ok(Arc::new(fabric_cpu::CpuBackend::new(fabric_cpu::CpuOptions { threads, simd })?))
+}
+
+/// Measures the limits of the CPU that a benchmark is held to.
+///
+/// # Errors
+/// As [`cpu`].
+pub fn floor(options: DeviceOptions) -> Result<Floor, ggml_ops::OpError> {
+    let DeviceOptions { threads, simd } = options;
+    Floor::new(fabric_cpu::CpuOptions { threads, simd })
 }

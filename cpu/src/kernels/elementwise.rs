@@ -60,7 +60,7 @@ pub(crate) fn rows<const N: usize>(
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: src.iter().map(RawTensor::span).collect(), writes: vec![dst.span()] }]
+    vec![Step::over(dst.desc.elements(), run, src.iter().map(RawTensor::span).collect(), vec![dst.span()])]
 }
 
 pub(crate) fn add(c: Compiler) -> Vec<Step> {
@@ -92,5 +92,5 @@ pub(crate) fn cont(c: Compiler) -> Vec<Step> {
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: vec![x.span()], writes: vec![dst.span()] }]
+    vec![Step::over(dst.desc.elements(), run, vec![x.span()], vec![dst.span()])]
 }

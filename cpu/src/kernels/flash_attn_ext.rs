@@ -67,7 +67,7 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
         });
     };
     let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
-    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()] }]
+    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
 }
 
 /// Sequence, first and end, if they lie within the cache.

@@ -27,5 +27,5 @@ pub(crate) fn get_rows(c: Compiler) -> Vec<Step> {
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: vec![table.span(), ids.span()], writes: vec![dst.span()] }]
+    vec![Step::over(dst.desc.elements(), run, vec![table.span(), ids.span()], vec![dst.span()])]
 }

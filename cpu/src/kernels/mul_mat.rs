@@ -62,7 +62,7 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
                 }
             });
         };
-        steps.push(Step { run: Box::new(run), reads: vec![x.span()], writes: vec![act_span.clone()] });
+        steps.push(Step::over(x.desc.elements(), run, vec![x.span()], vec![act_span.clone()]));
     }
 
     // Rows one after the other in memory are multiplied together; others (views of a permuted tensor) one by one.
@@ -94,7 +94,7 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
             }
         });
     };
-    steps.push(Step { run: Box::new(run), reads: vec![act_span, w.span()], writes: vec![dst.span()] });
+    steps.push(Step { run: Box::new(run), reads: vec![act_span, w.span()], writes: vec![dst.span()], alone: false });
     Ok(steps)
 }
 

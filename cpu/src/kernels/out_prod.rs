@@ -46,5 +46,10 @@ pub(crate) fn out_prod(c: Compiler) -> Vec<Step> {
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: [a, b].iter().map(RawTensor::span).collect(), writes: vec![dst.span()] }]
+    vec![Step {
+        run: Box::new(run),
+        reads: [a, b].iter().map(RawTensor::span).collect(),
+        writes: vec![dst.span()],
+        alone: false,
+    }]
 }

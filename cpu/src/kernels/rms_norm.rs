@@ -45,7 +45,7 @@ pub(crate) fn whole_rows<const N: usize>(
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: src.iter().map(RawTensor::span).collect(), writes: vec![dst.span()] }]
+    vec![Step::over(dst.desc.elements(), run, src.iter().map(RawTensor::span).collect(), vec![dst.span()])]
 }
 
 pub(crate) fn rms_norm(c: Compiler, eps: f32) -> Vec<Step> {

@@ -39,5 +39,5 @@ pub(crate) fn rope(c: Compiler, op: &Rope) -> Vec<Step> {
             }
         });
     };
-    vec![Step { run: Box::new(run), reads: [x, table].iter().map(RawTensor::span).collect(), writes: vec![dst.span()] }]
+    vec![Step::over(dst.desc.elements(), run, [x, table].iter().map(RawTensor::span).collect(), vec![dst.span()])]
 }

@@ -36,5 +36,5 @@ pub(crate) fn set_rows(c: Compiler) -> Vec<Step> {
         });
     };
     let reads = [x, ids].iter().map(RawTensor::span).collect();
-    vec![Step { run: Box::new(run), reads, writes: vec![table.span()] }]
+    vec![Step::over(x.desc.elements(), run, reads, vec![table.span()])]
 }
