@@ -24,7 +24,8 @@ pub struct Model {
     arch: &'static dyn Architecture,
     hp: HParams,
     weights: HashMap<TensorName, Weight>,
-    rope_factors: Option<Vec<f32>>,
+    /// Radians per position, for each pair of elements.
+    rope_frequencies: Vec<f64>,
     vocab: Option<Vocab>,
     device: Device,
 }
@@ -60,15 +61,8 @@ impl Model {
         let hp = HParams::read(m, arch, n_vocab)?;
         let specs = arch.tensors(&hp);
         let weights = bind(&gguf, arch, &specs, &device)?;
-        let rope_factors = weights
-            .contains_key(&TensorRole::RopeFreqs.weight(0))
-            .then(|| gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string()))
-            .flatten()
-            .map(|t| {
-                let floats = gguf.data(t).chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]));
-                floats.collect()
-            });
-        Ok(Model { metadata, arch, hp, weights, rope_factors, vocab, device, gguf })
+        let rope_frequencies = rope_frequencies(&gguf, &hp, weights.contains_key(&TensorRole::RopeFreqs.weight(0)));
+        Ok(Model { metadata, arch, hp, weights, rope_frequencies, vocab, device, gguf })
     }
 
     /// The file.
@@ -108,16 +102,26 @@ impl Model {
 
     /// cos and sin of RoPE's angles at `pos`, for each pair of elements: f64 arithmetic, rounded to f32 at the end.
     pub(crate) fn rope_row(&self, pos: usize, out: &mut Vec<f32>) {
-        let hp = &self.hp;
-        for p in 0..hp.n_rot / 2 {
-            let exponent = -2.0 * p as f64 / hp.n_rot as f64;
-            let factor = self.rope_factors.as_ref().map_or(1.0, |f| f64::from(f[p]));
-            let frequency = libm::pow(f64::from(hp.rope_freq_base), exponent) / factor;
-            let angle = pos as f64 * f64::from(hp.rope_freq_scale) * frequency;
+        for frequency in &self.rope_frequencies {
+            let angle = pos as f64 * f64::from(self.hp.rope_freq_scale) * frequency;
             out.push(libm::cos(angle) as f32);
             out.push(libm::sin(angle) as f32);
         }
     }
+}
+
+/// `base^(-2p / n_rot)`, divided by the model's factors where it has some.
+fn rope_frequencies(gguf: &Gguf, hp: &HParams, has_factors: bool) -> Vec<f64> {
+    let factors = gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string()).filter(|_| has_factors);
+    let factors: Option<Vec<f32>> =
+        factors.map(|t| gguf.data(t).chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect());
+    (0..hp.n_rot / 2)
+        .map(|p| {
+            let exponent = -2.0 * p as f64 / hp.n_rot as f64;
+            let factor = factors.as_ref().map_or(1.0, |f| f64::from(f[p]));
+            libm::pow(f64::from(hp.rope_freq_base), exponent) / factor
+        })
+        .collect()
 }
 
 fn vocab_size(m: &Metadata, arch: &dyn Architecture, vocab: Option<&Vocab>, gguf: &Gguf) -> Result<usize, Error> {
