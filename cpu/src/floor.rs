@@ -7,6 +7,7 @@ use crate::memory::Memory;
 use crate::simd::SimdLevel;
 use crate::{CpuBackend, CpuOptions};
 use ggml_ops::OpError;
+use ggml_ops::backend::Backend;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -17,9 +18,9 @@ use crate::mul_mat::vector::Simd;
 /// What a thread reads before it asks for more.
 const PORTION: usize = 2 << 20;
 /// How long each measurement takes, at least.
-const DURATION: Duration = Duration::from_millis(300);
+const DURATION: Duration = Duration::from_millis(400);
 /// Passes of a measurement, at least; the fastest counts, as what disturbs a pass only makes it slower.
-const PASSES: usize = 5;
+const PASSES: usize = 6;
 /// Two operations (a product and a sum) for each of the bytes that a dot product takes at once.
 const OPS_PER_DOT: usize = 2 * 64;
 
@@ -35,6 +36,11 @@ impl Floor {
     /// As [`CpuBackend::new`].
     pub fn new(options: CpuOptions) -> Result<Floor, OpError> {
         Ok(Floor { backend: CpuBackend::new(options)? })
+    }
+
+    /// The threads and the level, for people.
+    pub fn describe(&self) -> String {
+        self.backend.describe()
     }
 
     /// Bytes per second that all threads together read from `bytes` of fresh memory. Those should be more than the
@@ -57,9 +63,12 @@ impl Floor {
     pub fn read_bandwidth(&self, data: &[&[u8]]) -> f64 {
         let portions: Vec<&[u8]> = data.iter().flat_map(|d| d.chunks(PORTION)).collect();
         let bytes: usize = portions.iter().map(|p| p.len()).sum();
-        let (level, held) = (self.backend.level, self.backend.pool.hold());
+        let (mut level, mut other) = (self.backend.level, SimdLevel::Scalar);
+        let held = self.backend.pool.hold();
         best(|| {
-            let next = AtomicUsize::new(0);
+            // Fetching ahead, and leaving that to the processor: which is faster depends on it.
+            std::mem::swap(&mut level, &mut other);
+            let (level, next) = (level, AtomicUsize::new(0));
             held.run(&|_| {
                 while let Some(portion) = portions.get(next.fetch_add(1, Relaxed)) {
                     read(level, portion);
@@ -123,13 +132,14 @@ fn read(level: SimdLevel, data: &[u8]) {
 }
 
 fn scalar_dots() -> usize {
-    let (codes, x) = ([2u8; 1024], [-3i8; 1024]);
-    let rounds = 2000;
-    for _ in 0..rounds {
-        let (codes, x) = (black_box(&codes), black_box(&x));
-        black_box(codes.iter().zip(x).map(|(&c, &x)| i32::from(c) * i32::from(x)).sum::<i32>());
+    const ROUNDS: usize = 4000;
+    let (weights, x) = (vec![1i8; 1024], vec![-3i8; 1024]);
+    for _ in 0..ROUNDS {
+        let (weights, x) = (black_box(&*weights), black_box(&*x));
+        let products = weights.iter().zip(x).map(|(&w, &x)| i32::from(w) * i32::from(x));
+        black_box(products.fold(0, i32::wrapping_add));
     }
-    rounds * 1024 / 64
+    ROUNDS * 1024 / 64
 }
 
 /// Work that is compiled for each level.

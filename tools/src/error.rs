@@ -79,6 +79,14 @@ pub enum Error {
         /// The engine's reason.
         source: fabric_engine::Error,
     },
+    /// No memory for the context of a test.
+    #[error("cannot make a context of {n_ctx} tokens: {source}; -p, -n and -d make it smaller")]
+    BenchContext {
+        /// Its size.
+        n_ctx: usize,
+        /// The engine's reason.
+        source: fabric_engine::Error,
+    },
     /// The model has no vocabulary.
     #[error("the model has no tokenizer (tokenizer.ggml.model), so it cannot read or write text")]
     NoVocab,

@@ -247,7 +247,7 @@ fn paths(text: &str) -> Result<List<PathBuf>, String> {
 }
 
 fn levels(text: &str) -> Result<List<SimdLevel>, String> {
-    let level = |name: &str| name.parse().map_err(|e: fabric_engine::device::UnknownSimdLevel| e.to_string());
+    let level = |name: &str| name.parse::<SimdLevel>().map_err(|e| e.to_string());
     text.split(',').map(level).collect::<Result<_, _>>().map(List)
 }
 
@@ -328,6 +328,6 @@ mod tests {
         assert_eq!(values(&args.n_prompt), [1, 2, 4]);
         assert_eq!(values(&args.n_gen), [128]);
         assert_eq!(values(&args.model), ["a", "b", "c"].map(PathBuf::from));
-        assert_eq!(values(&args.threads), []);
+        assert!(values(&args.threads).is_empty());
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod absent;
 pub mod argv;
+pub mod bench;
 pub mod chat;
 pub mod context;
 pub mod device;

@@ -261,7 +261,7 @@ fn template_kwargs(args: &ChatArgs) -> Result<Map<String, Json>, Error> {
     }
 }
 
-fn list_devices() -> Result<ExitCode, Error> {
+pub(super) fn list_devices() -> Result<ExitCode, Error> {
     let levels: Vec<_> = SimdLevel::available().iter().map(ToString::to_string).collect();
     let text = format!("Available devices:\n  CPU: {} (levels: {})\n", SimdLevel::detect(), levels.join(", "));
     std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;

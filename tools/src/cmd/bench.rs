@@ -1,0 +1,325 @@
+//! `fabric-bench`: how fast models run.
+
+mod cost;
+mod model_name;
+mod printer;
+mod record;
+
+use crate::args::bench::{ABSENT, BenchArgs, values};
+use crate::args::device::DeviceArgs;
+use crate::args::logging::{LoggingArgs, When};
+use crate::args::model::{LoadMode, ModelArgs};
+use crate::args::{self, Parsed};
+use crate::log::Log;
+use crate::{Error, load};
+use cost::{Cost, Limits};
+use fabric_engine::device::{self, SimdLevel};
+use fabric_engine::{Batch, Context, ContextOptions, DeviceOptions, Model};
+use printer::{Columns, Printer};
+use record::Record;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs the tool with this command line, program name first.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Parsed { args, warnings, .. } = match args::parse::<BenchArgs>(argv, ABSENT) {
+        Ok(parsed) => parsed,
+        Err(status) => return status,
+    };
+    let log = match Log::new(&logging(args.verbose)) {
+        Ok(log) => log,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            return ExitCode::from(e.exit_status());
+        }
+    };
+    warnings.iter().for_each(|w| log.warning(w));
+    match bench(&args, &log) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
+        Err(e) => {
+            log.error(&e);
+            ExitCode::from(e.exit_status())
+        }
+    }
+}
+
+fn logging(verbose: bool) -> LoggingArgs {
+    let verbosity = crate::log::Level::Warning as i32;
+    LoggingArgs { verbosity, verbose, log_disable: false, log_file: None, log_colors: When::Auto, perf: false }
+}
+
+fn bench(args: &BenchArgs, log: &Log) -> Result<(), Error> {
+    if args.list_devices {
+        super::main::list_devices()?;
+        return Ok(());
+    }
+    if cfg!(debug_assertions) {
+        log.warning("debug build: slower than a release build");
+    }
+    let plan = Plan::new(args);
+    let columns = plan.columns(args);
+    let out = [
+        Printer::new(args.output, Box::new(std::io::stdout()), columns.clone()),
+        Printer::new(args.output_err, Box::new(std::io::stderr()), columns),
+    ];
+    let mut bench = Bench { args, log, out, n_tests: plan.n_tests(), test: 0 };
+    let result = bench.all(&plan);
+    // Whatever has been measured before an error is a whole document.
+    let closed = bench.out.iter_mut().try_for_each(Printer::footer);
+    result.and(closed)
+}
+
+/// The values whose combinations are run.
+struct Plan {
+    models: Vec<Option<PathBuf>>,
+    load_modes: Vec<LoadMode>,
+    batches: Vec<usize>,
+    ubatches: Vec<usize>,
+    threads: Vec<usize>,
+    /// `None`: the best.
+    simd: Vec<Option<SimdLevel>>,
+    depths: Vec<usize>,
+    /// Tokens of prompt and of generation.
+    texts: Vec<(usize, usize)>,
+}
+
+impl Plan {
+    fn new(args: &BenchArgs) -> Plan {
+        fn some_or_none<T>(all: Vec<T>) -> Vec<Option<T>> {
+            if all.is_empty() { vec![None] } else { all.into_iter().map(Some).collect() }
+        }
+        let threads = values(&args.threads);
+        let prompts = values(&args.n_prompt).into_iter().map(|pp| (pp, 0));
+        let gens = values(&args.n_gen).into_iter().map(|tg| (0, tg));
+        let texts = prompts.chain(gens).chain(args.prompt_gen.iter().copied()).filter(|&text| text != (0, 0));
+        Plan {
+            models: some_or_none(values(&args.model)),
+            load_modes: values(&args.load_mode),
+            batches: values(&args.batch_size),
+            ubatches: values(&args.ubatch_size),
+            threads: if threads.is_empty() { vec![device::default_threads()] } else { threads },
+            simd: some_or_none(values(&args.simd)),
+            depths: values(&args.n_depth),
+            texts: texts.collect(),
+        }
+    }
+
+    /// What the table shows besides: what differs from the default, or has several values.
+    fn columns(&self, args: &BenchArgs) -> Columns {
+        Columns {
+            n_batch: self.batches != [2048],
+            n_ubatch: self.ubatches != [512],
+            load_mode: self.load_modes != [LoadMode::Auto],
+            simd: !args.simd.is_empty(),
+            floor: args.floor,
+        }
+    }
+
+    fn n_tests(&self) -> usize {
+        let Plan { models, load_modes, batches, ubatches, threads, simd, depths, texts } = self;
+        let lens = [models.len(), load_modes.len(), batches.len(), ubatches.len(), threads.len(), simd.len()];
+        lens.into_iter().chain([depths.len(), texts.len()]).fold(1, usize::saturating_mul)
+    }
+}
+
+/// A model on its threads.
+struct Loaded<'a> {
+    model: Arc<Model>,
+    model_type: String,
+    path: Option<&'a PathBuf>,
+    load_mode: LoadMode,
+    threads: usize,
+    cost: Cost,
+    limits: Option<Limits>,
+}
+
+/// One test of a model.
+#[derive(Clone, Copy, Debug)]
+struct Test {
+    n_batch: usize,
+    n_ubatch: usize,
+    n_depth: usize,
+    n_prompt: usize,
+    n_gen: usize,
+}
+
+struct Bench<'a> {
+    args: &'a BenchArgs,
+    log: &'a Log,
+    out: [Printer; 2],
+    n_tests: usize,
+    test: usize,
+}
+
+impl Bench<'_> {
+    fn all(&mut self, plan: &Plan) -> Result<(), Error> {
+        if plan.n_tests() == 0 {
+            return self.out.iter_mut().try_for_each(|out| out.header(""));
+        }
+        for path in &plan.models {
+            for &load_mode in &plan.load_modes {
+                for &threads in &plan.threads {
+                    for &simd in &plan.simd {
+                        let loaded = self.load(path.as_ref(), load_mode, threads, simd)?;
+                        self.tests(plan, &loaded)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn tests(&mut self, plan: &Plan, loaded: &Loaded) -> Result<(), Error> {
+        for &n_batch in &plan.batches {
+            for &n_ubatch in &plan.ubatches {
+                for &n_depth in &plan.depths {
+                    for &(n_prompt, n_gen) in &plan.texts {
+                        self.test += 1;
+                        let test = Test { n_batch, n_ubatch, n_depth, n_prompt, n_gen };
+                        let record = self.measure(loaded, test)?;
+                        self.out.iter_mut().try_for_each(|out| out.record(&record))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn progress(&self, what: std::fmt::Arguments) {
+        if self.args.progress {
+            let _ = writeln!(std::io::stderr(), "fabric-bench: benchmark {}/{}: {what}", self.test, self.n_tests);
+        }
+    }
+
+    fn load<'p>(
+        &mut self,
+        path: Option<&'p PathBuf>,
+        load_mode: LoadMode,
+        threads: usize,
+        simd: Option<SimdLevel>,
+    ) -> Result<Loaded<'p>, Error> {
+        let model_args = ModelArgs {
+            model: path.cloned(),
+            mmap: true,
+            mlock: false,
+            load_mode: Some(load_mode),
+            override_kv: Vec::new(),
+            rope_scaling: None,
+            rope_scale: None,
+            rope_freq_base: None,
+            rope_freq_scale: None,
+        };
+        let n_threads = i32::try_from(threads).unwrap_or(i32::MAX);
+        let device_args = DeviceArgs { threads: n_threads, simd, list_devices: false };
+        let model = load::load(&model_args, &device_args, self.log)?;
+        let model_type = model_name::model_type(&model);
+        self.out.iter_mut().try_for_each(|out| out.header(&model_type))?;
+        let limits = if self.args.floor {
+            if self.args.progress {
+                let _ = writeln!(std::io::stderr(), "fabric-bench: measuring the limits of {threads} threads");
+            }
+            let limits = Limits::measure(DeviceOptions { threads: Some(threads), simd }, model.gguf())?;
+            self.out.iter_mut().for_each(|out| out.limits(&limits));
+            Some(limits)
+        } else {
+            None
+        };
+        Ok(Loaded { cost: Cost::of(&model), model, model_type, path, load_mode, threads, limits })
+    }
+
+    fn measure(&self, loaded: &Loaded, test: Test) -> Result<Record, Error> {
+        self.progress(format_args!("starting"));
+        let Test { n_batch, n_ubatch, n_depth, n_prompt, n_gen } = test;
+        let n_ctx = n_prompt.saturating_add(n_gen).saturating_add(n_depth);
+        let options = ContextOptions { n_ctx, n_ubatch: n_ubatch.min(n_batch), ..ContextOptions::default() };
+        let ctx =
+            Context::new(loaded.model.clone(), options).map_err(|source| Error::BenchContext { n_ctx, source })?;
+        let mut text = Text { ctx, random: 0x9e37_79b9_7f4a_7c15 };
+        let mut record = Record::new(loaded, test);
+        std::thread::sleep(Duration::from_secs(self.args.delay));
+        if !self.args.no_warmup {
+            if n_prompt > 0 {
+                self.progress(format_args!("warmup prompt run"));
+                text.prompt(n_prompt, n_batch)?;
+            }
+            if n_gen > 0 {
+                self.progress(format_args!("warmup generation run"));
+                text.generate(1)?;
+            }
+            text.forget(0);
+        }
+        if n_depth > 0 {
+            self.progress(format_args!("depth run"));
+            text.prompt(n_depth, n_batch)?;
+        }
+        for i in 1..=self.args.repetitions {
+            text.forget(n_depth);
+            let start = Instant::now();
+            if n_prompt > 0 {
+                self.progress(format_args!("prompt run {i}/{}", self.args.repetitions));
+                text.prompt(n_prompt, n_batch)?;
+            }
+            if n_gen > 0 {
+                self.progress(format_args!("generation run {i}/{}", self.args.repetitions));
+                text.generate(n_gen)?;
+            }
+            let ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            record.samples_ns.push(ns.max(1));
+        }
+        Ok(record)
+    }
+}
+
+/// Random tokens in a context.
+struct Text {
+    ctx: Context,
+    random: u64,
+}
+
+impl Text {
+    fn prompt(&mut self, n: usize, n_batch: usize) -> Result<(), Error> {
+        let mut left = n;
+        while left > 0 {
+            let len = left.min(n_batch);
+            self.run(len)?;
+            left -= len;
+        }
+        Ok(())
+    }
+
+    fn generate(&mut self, n: usize) -> Result<(), Error> {
+        (0..n).try_for_each(|_| self.run(1))
+    }
+
+    /// Runs tokens at the end of the text, with logits for the last.
+    fn run(&mut self, n: usize) -> Result<(), Error> {
+        let pos = self.ctx.cache().len(0);
+        let tokens: Vec<u32> = (pos..pos + n).map(|pos| self.token(pos)).collect();
+        self.ctx.decode(&Batch::of(&tokens, 0, pos), |_, _| {})?;
+        Ok(())
+    }
+
+    fn token(&mut self, pos: usize) -> u32 {
+        let model = self.ctx.model();
+        let bos = model.vocab().filter(|v| v.add_bos()).and_then(|v| v.bos());
+        if let Some(bos) = bos.filter(|_| pos == 0) {
+            return bos;
+        }
+        // xorshift64
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        // Below n_vocab, which has 32 bits in the file.
+        (self.random % model.hparams().n_vocab.max(1) as u64) as u32
+    }
+
+    /// Forgets what comes after the first `len` tokens.
+    fn forget(&mut self, len: usize) {
+        self.ctx.cache_mut().truncate(0, len);
+    }
+}
