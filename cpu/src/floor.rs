@@ -18,7 +18,7 @@ use crate::mul_mat::vector::Simd;
 /// What a thread reads before it asks for more.
 const PORTION: usize = 2 << 20;
 /// How long each measurement takes, at least.
-const DURATION: Duration = Duration::from_millis(400);
+const DURATION: Duration = Duration::from_millis(200);
 /// Passes of a measurement, at least; the fastest counts, as what disturbs a pass only makes it slower.
 const PASSES: usize = 6;
 /// Two operations (a product and a sum) for each of the bytes that a dot product takes at once.
