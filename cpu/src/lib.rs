@@ -7,7 +7,7 @@
 //! 1. write `kernels/<op>.rs`: a function from [`program::Compiler`] to steps;
 //! 2. add its arm in `dispatch.rs` (the compiler asks for it);
 //!    a step names all addresses that it reads and writes: barriers are placed from these alone;
-//! 3. write the arithmetic as docs/numerics.md says, in a `multiversion!` body or over `Lanes`, so that all levels agree;
+//! 3. write the arithmetic as docs/numerics.md says, in a `multiversion!` body or over `Simd`, so that all levels agree;
 //! 4. run `cargo test -p fabric-tests --test ops_vs_reference`: it runs the operation's cases at every level.
 
 mod dispatch;

@@ -33,7 +33,7 @@ pub(super) struct Q8K {
     pub d: f32,
 }
 
-/// What follows the int8 values of a token of [`ActFormat::I8`].
+/// What follows the int8 values of a token of [`ActFormat::I8Tq1`] or [`ActFormat::I8Tq2`].
 #[repr(C, align(64))]
 pub(super) struct I8Tail {
     /// `a / 127`.
