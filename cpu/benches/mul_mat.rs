@@ -6,7 +6,7 @@ use fabric_cpu::mul_mat::{TernaryType, WeightKind, act_size, mul_mat, prepare, s
 use fabric_cpu::simd::SimdLevel;
 
 const K: usize = 2560;
-const KINDS: [(&str, WeightKind); 11] = [
+const KINDS: [(&str, WeightKind); 20] = [
     ("TQ2_0", WeightKind::TernaryUniform { ty: TernaryType::Tq2_0, d: 0.02 }),
     ("TQ1_0", WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d: 0.02 }),
     ("TQ2_0-scaled", WeightKind::Ternary(TernaryType::Tq2_0)),
@@ -15,6 +15,15 @@ const KINDS: [(&str, WeightKind); 11] = [
     ("Q8_0", WeightKind::Q8_0),
     ("Q4_K", WeightKind::Q4K),
     ("Q6_K", WeightKind::Q6K),
+    ("Q4_1", WeightKind::Q4_1),
+    ("Q5_0", WeightKind::Q5_0),
+    ("Q5_1", WeightKind::Q5_1),
+    ("IQ4_NL", WeightKind::Iq4Nl),
+    ("IQ4_XS", WeightKind::Iq4Xs),
+    ("MXFP4", WeightKind::Mxfp4),
+    ("Q2_K", WeightKind::Q2K),
+    ("Q3_K", WeightKind::Q3K),
+    ("Q5_K", WeightKind::Q5K),
     ("F16", WeightKind::F16),
     ("BF16", WeightKind::Bf16),
     ("F32", WeightKind::F32),

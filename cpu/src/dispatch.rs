@@ -1,7 +1,8 @@
 //! Which kernel runs an operation: the one `match`, without a fallback arm.
 
 use crate::kernels::{
-    elementwise, flash_attn_ext, get_rows, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max,
+    concat, cpy, cross_entropy_loss, dropout, elementwise, flash_attn_ext, flash_attn_ext_back, get_rows,
+    get_rows_back, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max,
 };
 use crate::program::{Compiler, Step};
 use crate::simd::SimdLevel;
@@ -11,14 +12,21 @@ use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
     Ok(match op {
         Op::Add(_) => elementwise::add(c),
+        Op::Concat(_) => concat::concat(c),
         Op::Cont(_) => elementwise::cont(c),
+        Op::Cpy(_) => cpy::cpy(c),
+        Op::CrossEntropyLoss(_) => cross_entropy_loss::cross_entropy_loss(c),
+        Op::CrossEntropyLossBack(_) => cross_entropy_loss::cross_entropy_loss_back(c),
+        Op::Dropout(op) => dropout::dropout(c, op),
+        Op::FlashAttnExtBack(op) => return flash_attn_ext_back::flash_attn_ext_back(c, op.scale),
+        Op::GetRowsBack(_) => get_rows_back::get_rows_back(c),
         Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
         Op::GetRows(_) => get_rows::get_rows(c),
         Op::Glu(op) => glu::glu(c, op.kind),
         Op::GluBack(op) => glu::glu_back(c, op.kind),
         Op::Mul(_) => elementwise::mul(c),
         Op::MulMat(op) => return mul_mat::mul_mat(c, op),
-        Op::OutProd(_) => out_prod::out_prod(c),
+        Op::OutProd(op) => return out_prod::out_prod(c, op),
         Op::RmsNorm(op) => rms_norm::rms_norm(c, op.eps),
         Op::RmsNormBack(op) => rms_norm::rms_norm_back(c, op.eps),
         Op::Rope(op) => rope::rope(c, op),
@@ -46,6 +54,7 @@ pub(crate) fn activation_bytes(graph: &Graph, level: SimdLevel) -> usize {
             let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
             mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(level, kind, x))
         }
+        Op::OutProd(op) => out_prod::activation_bytes(op, graph.desc(src[1])),
         _ => 0,
     };
     let all = graph.tensors().iter().map(|t| match &t.source {

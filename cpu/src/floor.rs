@@ -154,13 +154,18 @@ trait Work {
 /// Runs it at a level other than `Scalar`, which the processor has.
 #[cfg(target_arch = "x86_64")]
 fn at_level<W: Work>(level: SimdLevel, work: &W) -> W::Output {
-    use crate::mul_mat::vector_avx2::Avx2;
+    use crate::mul_mat::vector_avx2::{Avx2, AvxVnni, Instruction};
     use crate::mul_mat::vector_avx512::{Avx512, Avx512Vnni};
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<W: Work>(work: &W) -> W::Output {
         // SAFETY: the features are enabled.
         unsafe { work.run::<Avx2>() }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn avx_vnni<W: Work>(work: &W) -> W::Output {
+        // SAFETY: the features are enabled.
+        unsafe { work.run::<AvxVnni<Instruction>>() }
     }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn avx512<W: Work>(work: &W) -> W::Output {
@@ -178,7 +183,8 @@ fn at_level<W: Work>(level: SimdLevel, work: &W) -> W::Output {
             SimdLevel::Scalar => unreachable!("plain loops are no vector work"),
             SimdLevel::Avx2 => avx2(work),
             SimdLevel::Avx512 => avx512(work),
-            SimdLevel::Avx512Vnni => avx512_vnni(work),
+            SimdLevel::AvxVnni => avx_vnni(work),
+            SimdLevel::Avx512Vnni | SimdLevel::Amx => avx512_vnni(work),
         }
     }
 }

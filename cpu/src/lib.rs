@@ -15,6 +15,7 @@ pub mod floor;
 mod kernels;
 mod memory;
 pub mod mul_mat;
+mod out_prod;
 mod pool;
 mod program;
 pub mod simd;

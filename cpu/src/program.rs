@@ -78,6 +78,15 @@ impl RawTensor {
         unsafe { std::slice::from_raw_parts(self.ptr.cast(), self.desc.elements()) }
     }
 
+    /// A tensor that lies `offset` bytes behind the first of this one.
+    ///
+    /// # Safety
+    /// It lies within this one, and steps by whole elements.
+    pub(crate) unsafe fn part(&self, offset: usize, desc: TensorDesc) -> RawTensor {
+        // SAFETY: promised by the caller.
+        RawTensor { ptr: unsafe { self.ptr.add(offset) }, desc }
+    }
+
     /// The addresses that it covers.
     pub(crate) fn span(&self) -> Range<usize> {
         self.ptr as usize..self.ptr as usize + self.desc.extent()

@@ -12,15 +12,19 @@ pub enum SimdLevel {
     Scalar,
     /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with AVX-VNNI's int8 dot products.
+    AvxVnni,
     /// AVX-512 F, BW, VL and DQ.
     Avx512,
     /// AVX-512 with VNNI's int8 dot products.
     Avx512Vnni,
+    /// The same with AMX's int8 tiles.
+    Amx,
 }
 
 impl SimdLevel {
     /// All levels, slowest first.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
     /// The fastest level that this CPU and operating system can run.
     pub fn detect() -> Self {
@@ -43,11 +47,14 @@ impl SimdLevel {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512dq");
+        let avx512_vnni = avx512 && is_x86_feature_detected!("avx512vnni");
         match self {
             Self::Scalar => true,
             Self::Avx2 => avx2,
             Self::Avx512 => avx512,
-            Self::Avx512Vnni => avx512 && is_x86_feature_detected!("avx512vnni"),
+            Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
+            Self::Avx512Vnni => avx512_vnni,
+            Self::Amx => avx512_vnni && crate::mul_mat::amx::tiles::available(),
         }
     }
 
@@ -61,8 +68,10 @@ impl SimdLevel {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 }
@@ -75,7 +84,7 @@ impl fmt::Display for SimdLevel {
 
 /// The text names no SIMD level.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown SIMD level {0:?}: expected scalar, avx2, avx512 or avx512vnni")]
+#[error("unknown SIMD level {0:?}: expected scalar, avx2, avxvnni, avx512, avx512vnni or amx")]
 pub struct UnknownSimdLevel(pub String);
 
 impl FromStr for SimdLevel {

@@ -4,8 +4,9 @@
 use fabric_cpu::mul_mat::{ActFormat, TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size};
 use fabric_cpu::simd::SimdLevel;
 use ggml_ops::quants::{
-    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, act, bf16_to_f32,
-    dot, f16_to_f32, f32_to_bf16, f32_to_f16,
+    BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
+    BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, act, bf16_to_f32, dot,
+    f16_to_f32, f32_to_bf16, f32_to_f16,
 };
 use half::{bf16, f16};
 
@@ -37,7 +38,7 @@ impl Rng {
     }
 }
 
-const KINDS: [WeightKind; 11] = [
+const KINDS: [WeightKind; 20] = [
     WeightKind::F32,
     WeightKind::F16,
     WeightKind::Bf16,
@@ -47,6 +48,15 @@ const KINDS: [WeightKind; 11] = [
     WeightKind::Ternary(TernaryType::Tq2_0),
     WeightKind::Q8_0,
     WeightKind::Q4_0,
+    WeightKind::Q4_1,
+    WeightKind::Q5_0,
+    WeightKind::Q5_1,
+    WeightKind::Iq4Nl,
+    WeightKind::Iq4Xs,
+    WeightKind::Mxfp4,
+    WeightKind::Q2K,
+    WeightKind::Q3K,
+    WeightKind::Q5K,
     WeightKind::Q4K,
     WeightKind::Q6K,
 ];
@@ -89,7 +99,20 @@ fn weights(kind: WeightKind, k: usize, rows: usize, rng: &mut Rng) -> Vec<u8> {
             scales(&[size - 2], size);
         }
         WeightKind::Q8_0 => scales(&[0], 34),
-        WeightKind::Q4_0 => scales(&[0], 18),
+        WeightKind::Q4_0 | WeightKind::Iq4Nl => scales(&[0], 18),
+        WeightKind::Q4_1 => scales(&[0, 2], 20),
+        WeightKind::Q5_0 => scales(&[0], 22),
+        WeightKind::Q5_1 => scales(&[0, 2], 24),
+        WeightKind::Iq4Xs => scales(&[0], 136),
+        WeightKind::Mxfp4 => {
+            for block in w.chunks_exact_mut(17) {
+                // Mostly ordinary, sometimes tiny.
+                block[0] = if block[1] < 16 { block[0] % 4 } else { 110 + block[0] % 20 };
+            }
+        }
+        WeightKind::Q2K => scales(&[80, 82], 84),
+        WeightKind::Q3K => scales(&[108], 110),
+        WeightKind::Q5K => scales(&[0, 2], 176),
         WeightKind::Q4K => scales(&[0, 2], 144),
         WeightKind::Q6K => scales(&[208], 210),
     }
@@ -156,6 +179,15 @@ fn expected(kind: WeightKind, w: &[u8], x: &[f32]) -> f32 {
         WeightKind::Ternary(TernaryType::Tq2_0) => dot::dot_ternary_q8_k(blocks::<BlockTq2_0>(w), &q8_k(x)),
         WeightKind::Q8_0 => dot::dot_q8_0(blocks::<BlockQ8_0>(w), &q8_0(x)),
         WeightKind::Q4_0 => dot::dot_q4_0(blocks::<BlockQ4_0>(w), &q8_0(x)),
+        WeightKind::Q4_1 => dot::dot_q4_1(blocks::<BlockQ4_1>(w), &q8_0(x)),
+        WeightKind::Q5_0 => dot::dot_q5_0(blocks::<BlockQ5_0>(w), &q8_0(x)),
+        WeightKind::Q5_1 => dot::dot_q5_1(blocks::<BlockQ5_1>(w), &q8_0(x)),
+        WeightKind::Iq4Nl => dot::dot_iq4_nl(blocks::<BlockIq4Nl>(w), &q8_0(x)),
+        WeightKind::Iq4Xs => dot::dot_iq4_xs(blocks::<BlockIq4Xs>(w), &q8_k(x)),
+        WeightKind::Mxfp4 => dot::dot_mxfp4(blocks::<BlockMxfp4>(w), &q8_0(x)),
+        WeightKind::Q2K => dot::dot_q2_k(blocks::<BlockQ2_K>(w), &q8_k(x)),
+        WeightKind::Q3K => dot::dot_q3_k(blocks::<BlockQ3_K>(w), &q8_k(x)),
+        WeightKind::Q5K => dot::dot_q5_k(blocks::<BlockQ5_K>(w), &q8_k(x)),
         WeightKind::Q4K => dot::dot_q4_k(blocks::<BlockQ4_K>(w), &q8_k(x)),
         WeightKind::Q6K => dot::dot_q6_k(blocks::<BlockQ6_K>(w), &q8_k(x)),
     }
@@ -292,8 +324,16 @@ fn extreme_values_do_not_overflow() {
                     WeightKind::TernaryUniform { .. } | WeightKind::Ternary(_) => {
                         block[size - 2..].copy_from_slice(&one);
                     }
-                    WeightKind::Q8_0 | WeightKind::Q4_0 => block[..2].copy_from_slice(&one),
-                    WeightKind::Q4K => {
+                    WeightKind::Q8_0 | WeightKind::Q4_0 | WeightKind::Q5_0 | WeightKind::Iq4Nl | WeightKind::Iq4Xs => {
+                        block[..2].copy_from_slice(&one);
+                    }
+                    WeightKind::Mxfp4 => block[0] = 128,
+                    WeightKind::Q3K => block[108..].copy_from_slice(&one),
+                    WeightKind::Q2K => {
+                        block[80..82].copy_from_slice(&one);
+                        block[82..].copy_from_slice(&one);
+                    }
+                    WeightKind::Q4_1 | WeightKind::Q5_1 | WeightKind::Q4K | WeightKind::Q5K => {
                         block[..2].copy_from_slice(&one);
                         block[2..4].copy_from_slice(&one);
                     }
@@ -392,7 +432,10 @@ fn nothing_is_read_after_the_last_row() -> std::io::Result<()> {
 
 #[test]
 fn formats_of_kinds() {
-    assert_eq!(KINDS.map(|k| k.row_bytes(256)), [1024, 512, 512, 54, 66, 54, 66, 272, 144, 144, 210]);
+    assert_eq!(
+        KINDS.map(|k| k.row_bytes(256)),
+        [1024, 512, 512, 54, 66, 54, 66, 272, 144, 160, 176, 192, 144, 136, 136, 84, 110, 176, 144, 210]
+    );
     assert_eq!(WeightKind::Q6K.act_format(), ActFormat::Q8K);
     for kind in KINDS {
         let uniform = match kind {
@@ -401,6 +444,6 @@ fn formats_of_kinds() {
         };
         assert_eq!(WeightKind::new(kind.ggml_type(), uniform), Some(kind));
     }
-    assert_eq!(WeightKind::new(gguf::GgmlType::Q2_K, None), None);
+    assert_eq!(WeightKind::new(gguf::GgmlType::IQ2_S, None), None);
     assert_eq!(f16_to_f32(0x3c00), bf16_to_f32(0x3f80));
 }

@@ -1,5 +1,6 @@
 //! Runs a model: batches of tokens in, logits out, with the past in a KV cache.
 
+use crate::adapter::LoadedAdapter;
 use crate::arch::{Builder, HParams, Inputs, Shape};
 use crate::batch::{Batch, BatchError, BatchToken};
 use crate::kv_cache::KvCache;
@@ -48,6 +49,7 @@ struct Ready {
 pub struct Context {
     model: Arc<Model>,
     cache: KvCache,
+    adapters: Vec<Arc<LoadedAdapter>>,
     n_ubatch: usize,
     programs: VecDeque<Ready>,
     logits: Vec<f32>,
@@ -75,6 +77,7 @@ impl Context {
         let cache = KvCache::new(model.device().as_ref(), hp, n_ctx, options.n_seq_max.max(1))?;
         Ok(Context {
             cache,
+            adapters: Vec::new(),
             n_ubatch: options.n_ubatch.clamp(1, max_ubatch(hp)),
             programs: VecDeque::new(),
             logits: Vec::new(),
@@ -96,6 +99,19 @@ impl Context {
     /// The past, to forget some of it.
     pub fn cache_mut(&mut self) -> &mut KvCache {
         &mut self.cache
+    }
+
+    /// The adapters in use.
+    pub fn adapters(&self) -> &[Arc<LoadedAdapter>] {
+        &self.adapters
+    }
+
+    /// Uses these adapters, all at once, in place of those before; none is the model as it is. They were loaded to the
+    /// model's device. Forgets the past, which was computed without them.
+    pub fn set_adapters(&mut self, adapters: Vec<Arc<LoadedAdapter>>) {
+        self.adapters = adapters;
+        self.programs.clear();
+        self.cache.clear();
     }
 
     /// Positions for each sequence.
@@ -147,11 +163,12 @@ impl Context {
         let Some(ready) = self.programs.front_mut() else { return Ok(()) };
         let (program, inputs, host) = (&mut ready.program, &ready.inputs, &self.host);
         program.write(inputs.tokens, cast_slice(&host.tokens))?;
-        program.write(inputs.cache_rows, cast_slice(&host.cache_rows))?;
         program.write(inputs.span, cast_slice(&host.span))?;
         program.write(inputs.rope, cast_slice(&host.rope))?;
-        if let Some(outputs) = inputs.outputs {
-            program.write(outputs, cast_slice(&host.outputs))?;
+        for (input, values) in [(inputs.cache_rows, &host.cache_rows), (inputs.outputs, &host.outputs)] {
+            if let Some(input) = input {
+                program.write(input, cast_slice(values))?;
+            }
         }
         program.run()?;
         self.cache.append(tokens);
@@ -176,7 +193,7 @@ impl Context {
         self.programs.truncate(MAX_PROGRAMS - 1);
         let cache = |il: usize| self.cache.layer(il).clone();
         let model = &self.model;
-        let built = Builder::build(model.arch(), model.hparams(), model.weights(), &cache, shape)?;
+        let built = Builder::build(model.arch(), model.parts(&self.adapters), &cache, shape)?;
         let program = model.device().compile(Arc::new(built.graph), &built.bindings)?;
         self.programs.push_front(Ready { shape, inputs: built.inputs, logits: built.logits, program });
         Ok(())

@@ -6,6 +6,8 @@ use std::sync::Arc;
 pub use fabric_cpu::default_threads;
 pub use fabric_cpu::floor::Floor;
 pub use fabric_cpu::simd::SimdLevel;
+#[cfg(feature = "vulkan")]
+pub use fabric_vulkan::{DeviceChoice, DeviceInfo, DeviceKind, Profile, VulkanBackend, VulkanOptions};
 
 /// What to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,4 +37,22 @@ pub fn cpu(options: DeviceOptions) -> Result<Device, ggml_ops::OpError> {
 pub fn floor(options: DeviceOptions) -> Result<Floor, ggml_ops::OpError> {
     let DeviceOptions { threads, simd } = options;
     Floor::new(fabric_cpu::CpuOptions { threads, simd })
+}
+
+/// The GPUs that Vulkan offers.
+///
+/// # Errors
+/// Where there is no loader or no driver.
+#[cfg(feature = "vulkan")]
+pub fn devices() -> Result<Vec<DeviceInfo>, ggml_ops::OpError> {
+    Ok(fabric_vulkan::devices()?)
+}
+
+/// A GPU.
+///
+/// # Errors
+/// Where there is no loader, no driver or no such device, or it lacks what every kernel needs.
+#[cfg(feature = "vulkan")]
+pub fn vulkan(options: VulkanOptions) -> Result<Arc<VulkanBackend>, ggml_ops::OpError> {
+    Ok(Arc::new(VulkanBackend::new(options)?))
 }

@@ -69,6 +69,14 @@ pub enum Error {
         /// In the file.
         got: GgmlType,
     },
+    /// A tensor whose data cannot be.
+    #[error("tensor '{name}': {what}")]
+    TensorData {
+        /// Tensor name.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The embedding and the tokenizer disagree.
     #[error("token_embd.weight has {embd} rows but the vocabulary has {vocab} tokens")]
     VocabSize {

@@ -80,17 +80,18 @@ impl KvCache {
     /// # Errors
     /// The first that cannot.
     pub fn check(&self, tokens: &[BatchToken]) -> Result<(), BatchError> {
-        let mut lengths = self.lengths.clone();
-        for t in tokens {
-            let n_seq_max = lengths.len();
-            let length = lengths.get_mut(t.seq).ok_or(BatchError::Sequence { seq: t.seq, n_seq_max })?;
-            if t.pos != *length {
-                return Err(BatchError::Position { seq: t.seq, expected: *length, got: t.pos });
+        let n_seq_max = self.lengths.len();
+        for (i, t) in tokens.iter().enumerate() {
+            let length = self.lengths.get(t.seq).ok_or(BatchError::Sequence { seq: t.seq, n_seq_max })?;
+            // Tokens of a sequence mostly follow each other, so the last one before this is near.
+            let before = tokens[..i].iter().rev().find(|b| b.seq == t.seq);
+            let expected = before.map_or(*length, |b| b.pos + 1);
+            if t.pos != expected {
+                return Err(BatchError::Position { seq: t.seq, expected, got: t.pos });
             }
             if t.pos >= self.n_ctx {
                 return Err(BatchError::ContextFull { pos: t.pos, n_ctx: self.n_ctx });
             }
-            *length += 1;
         }
         Ok(())
     }

@@ -10,16 +10,19 @@
 //! 4. run `cargo test -p fabric-tests --test archs`: it makes a tiny seeded model of every row and holds it to the laws.
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod arch;
 pub mod batch;
 pub mod chat_template;
 pub mod context;
 pub mod device;
 mod error;
+mod i2_s;
 pub mod kv_cache;
 pub mod model;
 pub mod quantize;
 pub mod sampler;
+pub mod train;
 pub mod vocab;
 
 pub use batch::{Batch, BatchToken};

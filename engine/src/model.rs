@@ -1,9 +1,10 @@
 //! A model: hyperparameters, weights on a device, vocabulary.
 
-use crate::Error;
-use crate::arch::{self, Architecture, HParams, TensorSpec, Weight};
+use crate::adapter::LoadedAdapter;
+use crate::arch::{self, Architecture, HParams, Parts, TensorSpec, Weight};
 use crate::device::Device;
 use crate::vocab::Vocab;
+use crate::{Error, i2_s};
 use ggml_ops::{TensorDesc, quants};
 use gguf::{GgmlType, Gguf, Metadata, TensorName, TensorRole, Value, key};
 use rayon::prelude::*;
@@ -28,6 +29,7 @@ pub struct Model {
     rope_frequencies: Vec<f64>,
     vocab: Option<Vocab>,
     device: Device,
+    notices: Vec<String>,
 }
 
 impl Model {
@@ -61,8 +63,19 @@ impl Model {
         let hp = HParams::read(m, arch, n_vocab)?;
         let specs = arch.tensors(&hp);
         let weights = bind(&gguf, arch, &specs, &device)?;
+        let mut notices = hp.notices(m, arch);
+        if gguf.tensors().iter().any(|t| t.ty == GgmlType::I2_S) {
+            notices.push(
+                "I2_S tensors are read in the layout of x86: files made on ARM look the same, and give nonsense".into(),
+            );
+        }
         let rope_frequencies = rope_frequencies(&gguf, &hp, weights.contains_key(&TensorRole::RopeFreqs.weight(0)));
-        Ok(Model { metadata, arch, hp, weights, rope_frequencies, vocab, device, gguf })
+        Ok(Model { metadata, arch, hp, weights, rope_frequencies, vocab, device, notices, gguf })
+    }
+
+    /// What users should know about how the file was read, a line each.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// The file.
@@ -98,6 +111,11 @@ impl Model {
     /// Where it runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// What its graphs are built from, with these adapters.
+    pub fn parts<'m>(&'m self, adapters: &'m [Arc<LoadedAdapter>]) -> Parts<'m> {
+        Parts { hp: &self.hp, weights: &self.weights, adapters, dropout: 0.0 }
     }
 
     /// cos and sin of RoPE's angles at `pos`, for each pair of elements: f64 arithmetic, rounded to f32 at the end.
@@ -165,6 +183,12 @@ fn bind(
             let is_vector = spec.ne.len() == 1;
             if is_vector && info.ty != GgmlType::F32 {
                 return Err(Error::TensorType { name: info.name.clone(), expected: "F32", got: info.ty });
+            }
+            if info.ty == GgmlType::I2_S {
+                let (blocks, scale) = i2_s::to_tq2_0(info, gguf.data(info))?;
+                let desc = TensorDesc::new(GgmlType::TQ2_0, &spec.ne).map_err(ggml_ops::OpError::from)?;
+                let buffer = device.load(&desc, Arc::new(blocks))?;
+                return Ok((spec.name, Weight { desc, uniform_scale: Some(scale), buffer }));
             }
             if !quants::supported(info.ty) {
                 let expected = "one of those that Fabric computes with";

@@ -59,12 +59,20 @@ pub fn decode(desc: &TensorDesc, name: &str, bytes: &[u8]) -> Result<Vec<f64>, O
 pub struct Evaluator<'g> {
     graph: &'g Graph,
     storage: Vec<Option<Vec<f64>>>,
+    round: bool,
 }
 
 impl<'g> Evaluator<'g> {
     /// An evaluation in which no leaf has a value yet.
     pub fn new(graph: &'g Graph) -> Self {
-        Evaluator { graph, storage: vec![None; graph.tensors().len()] }
+        Evaluator { graph, storage: vec![None; graph.tensors().len()], round: true }
+    }
+
+    /// The same without rounding results to their storage type: what a gradient that passes straight through the rounding
+    /// is the gradient of.
+    pub fn unrounded(mut self) -> Self {
+        self.round = false;
+        self
     }
 
     /// Gives a leaf its values, in logical order.
@@ -111,7 +119,7 @@ impl<'g> Evaluator<'g> {
             None => RefTensor { ty: desc.ty, ne: desc.ne, data: vec![0.0; desc.elements()] },
         };
         op.reference(&inputs, &mut dst);
-        if desc.ty == GgmlType::F16 {
+        if self.round && desc.ty == GgmlType::F16 {
             dst.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64());
         }
         let (root, offset) = self.graph.storage(id);

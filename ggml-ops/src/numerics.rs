@@ -59,6 +59,54 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits(((k as i32 + 127) as u32) << 23)
 }
 
+/// Natural logarithm of a normal positive number; -inf below those, NaN for NaN. Relative error under 2e-7.
+#[allow(clippy::excessive_precision)] // the literals of the recipe
+pub fn log(x: f32) -> f32 {
+    if x.is_nan() || x == f32::INFINITY {
+        return x;
+    }
+    if x < f32::MIN_POSITIVE {
+        return f32::NEG_INFINITY;
+    }
+    // x = m * 2^k with m in sqrt(1/2)..sqrt(2).
+    let bits = x.to_bits().wrapping_sub(0x3f35_04f3);
+    let k = (bits as i32 >> 23) as f32;
+    let r = f32::from_bits((bits & 0x007f_ffff) + 0x3f35_04f3) - 1.0;
+    let z = r * r;
+    let mut p = 7.0376836292e-2;
+    p = p * r - 1.1514610310e-1;
+    p = p * r + 1.1676998740e-1;
+    p = p * r - 1.2420140846e-1;
+    p = p * r + 1.4249322787e-1;
+    p = p * r - 1.6668057665e-1;
+    p = p * r + 2.0000714765e-1;
+    p = p * r - 2.4999993993e-1;
+    p = p * r + 3.3333331174e-1;
+    p = (p * r) * z;
+    p += k * -2.12194440e-4;
+    p -= 0.5 * z;
+    (r + p) + k * 0.693359375
+}
+
+/// A permutation of the 32-bit numbers in which each bit of the result depends on all of x
+/// ([Wellons 2018](https://nullprogram.com/blog/2018/07/31/), `lowbias32`).
+pub fn mix(x: u32) -> u32 {
+    let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
+    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+    x ^ (x >> 16)
+}
+
+/// The two keys of a dropout.
+pub fn dropout_keys(seed: [i32; 2], stream: u32) -> [u32; 2] {
+    let a = mix(mix(mix(seed[0] as u32 ^ 0x9e37_79b9) ^ seed[1] as u32) ^ stream);
+    [a, mix(a ^ 0x85eb_ca6b)]
+}
+
+/// The number, evenly spread over all of u32, that decides on element `index` of a dropout with these keys.
+pub fn dropout_hash(keys: [u32; 2], index: u32) -> u32 {
+    mix(mix(index ^ keys[0]).wrapping_add(keys[1]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,5 +147,39 @@ mod tests {
         for x in [f32::NEG_INFINITY, f32::NAN, -f32::NAN, -86.00001, f32::MIN] {
             assert_eq!(exp(x).to_bits(), 0, "{x}");
         }
+    }
+
+    #[test]
+    fn log_is_accurate_and_never_decreases() {
+        let mut last = f32::NEG_INFINITY;
+        for x in (f32::MIN_POSITIVE.to_bits()..f32::INFINITY.to_bits()).step_by(997).map(f32::from_bits) {
+            let (got, want) = (log(x), f64::from(x).ln());
+            let error = (f64::from(got) - want).abs();
+            assert!(error <= 2e-7 * want.abs(), "log({x}) is {got}, off by {:e}", error / want.abs());
+            assert!(got >= last, "log({x}) is {got}, less than {last} before it");
+            last = got;
+        }
+    }
+
+    #[test]
+    fn log_at_the_edges() {
+        assert_eq!(log(1.0).to_bits(), 0);
+        assert_eq!(log(0.0), f32::NEG_INFINITY);
+        assert_eq!(log(-1.0), f32::NEG_INFINITY);
+        assert_eq!(log(1e-40), f32::NEG_INFINITY);
+        assert_eq!(log(f32::INFINITY), f32::INFINITY);
+        assert!(log(f32::NAN).is_nan());
+        assert_eq!(log(f32::MAX), 88.722_84);
+    }
+
+    #[test]
+    fn dropout_hash_has_the_bits_of_the_recipe() {
+        // From an implementation of docs/numerics.md in Python.
+        assert_eq!(mix(1), 0x6889_90c0);
+        assert_eq!(dropout_keys([1, 2], 3), [0xa6fd_e042, 0xefdc_2526]);
+        assert_eq!(
+            [0, 1, 0xffff_ffff].map(|i| dropout_hash([0xa6fd_e042, 0xefdc_2526], i)),
+            [0xf29b_1ae3, 0xf40b_2764, 0xbd2e_e179]
+        );
     }
 }

@@ -41,7 +41,14 @@ impl Plan {
         for id in graph.ids() {
             let (i, t) = (id.index(), graph.tensor(id));
             if matches!(t.source, Source::Op { .. }) && graph.storage(id).0 == id {
-                plan.offsets[i] = Some(place(&mut live, t.desc.extent(), last_use[i]));
+                plan.offsets[i] = Some(match replaced(graph, id, &last_use).and_then(|of| plan.offsets[of.index()]) {
+                    Some(offset) => {
+                        let taken = live.iter_mut().find(|l| l.0 == offset);
+                        taken.expect("alive until this operation").2 = last_use[i];
+                        offset
+                    }
+                    None => place(&mut live, t.desc.extent(), last_use[i]),
+                });
             }
             live.retain(|&(_, _, until)| until > i);
         }
@@ -52,6 +59,18 @@ impl Plan {
     pub fn offset(&self, id: TensorId) -> Option<usize> {
         self.offsets[id.index()]
     }
+}
+
+/// The operation's result whose bytes the result of `id` takes over: a whole tensor of the same layout that `id` reads last.
+fn replaced(graph: &Graph, id: TensorId, last_use: &[usize]) -> Option<TensorId> {
+    let Source::Op { op, src } = &graph.tensor(id).source else { return None };
+    let operand = src[op.may_replace()?];
+    let (root, _) = graph.storage(operand);
+    let (was, is) = (graph.desc(operand), graph.desc(id));
+    let whole = was.is_contiguous() && was.extent() == is.extent() && graph.desc(root).extent() == is.extent();
+    let once = src.iter().filter(|&&s| graph.storage(s).0 == root).count() == 1;
+    let own = matches!(graph.tensor(root).source, Source::Op { .. }) && is.extent() > 0;
+    (whole && once && own && last_use[root.index()] == id.index()).then_some(root)
 }
 
 /// For each tensor that owns storage, the index of the last operation that reads it.
@@ -89,6 +108,38 @@ mod tests {
         g.output(t);
         let plan = Plan::new(&g, 64);
         assert_eq!(plan.arena, 3 * 256, "the input and two buffers in turn");
+    }
+
+    /// The gradient of the logits takes their place, unless something reads them later.
+    #[test]
+    fn a_result_may_replace_an_operand_read_last() {
+        let build = |later: bool, output: bool, view: bool| {
+            let mut g = Graph::new();
+            let x = g.input_f32("x", &[64, 8]).unwrap();
+            let labels = g.input("labels", crate::TensorDesc::new(gguf::GgmlType::I32, &[8]).unwrap());
+            let weights = g.input_f32("weights", &[8]).unwrap();
+            let mut logits = g.scale(x, 2.0).unwrap();
+            let root = logits;
+            if view {
+                logits = g.reshape(logits, &[32, 16]).unwrap();
+                logits = g.reshape(logits, &[64, 8]).unwrap();
+            }
+            let loss = g.cross_entropy_loss(logits, labels, weights).unwrap();
+            let dx = crate::autograd::backward(&mut g, loss, weights, &[root]).unwrap()[0].unwrap();
+            let dx = g.storage(dx).0;
+            let end = g.scale(if later { root } else { dx }, 3.0).unwrap();
+            g.output(end);
+            if output {
+                g.output(root);
+            }
+            let plan = Plan::new(&g, 64);
+            assert!(plan.offset(end) != plan.offset(if later { root } else { dx }));
+            plan.offset(root) == plan.offset(dx)
+        };
+        assert!(build(false, false, false));
+        assert!(build(false, false, true));
+        assert!(!build(true, false, false));
+        assert!(!build(false, true, false));
     }
 
     #[test]

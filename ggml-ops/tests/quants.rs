@@ -5,7 +5,7 @@
 use ggml_ops::quants::*;
 use gguf::GgmlType::{self, *};
 
-const CODECS: [GgmlType; 9] = [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0];
+const CODECS: &[GgmlType] = ALL;
 
 fn hex(s: &str) -> Vec<u8> {
     let digits: Vec<u8> = s.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -40,7 +40,7 @@ fn file_stem(ty: GgmlType) -> String {
 #[test]
 fn quantizes_llama_cpp_rows_to_the_same_bytes() {
     let x = floats(&fixture("rows.f32"));
-    for ty in [F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0] {
+    for ty in CODECS[1..].iter().copied() {
         let (got, want) = (quantized(ty, &x), fixture(&format!("{}.q", file_stem(ty))));
         assert_eq!(got.len(), want.len());
         let size = ty.type_size();
@@ -52,7 +52,7 @@ fn quantizes_llama_cpp_rows_to_the_same_bytes() {
 
 #[test]
 fn dequantizes_random_bytes_to_the_same_floats() {
-    for ty in [F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0] {
+    for ty in CODECS[1..].iter().copied() {
         let (got, want) = (
             dequantized(ty, &fixture(&format!("{}.bytes", file_stem(ty)))),
             floats(&fixture(&format!("{}.deq", file_stem(ty)))),
@@ -69,6 +69,9 @@ fn vector_of_32_weights() {
     let x: Vec<f32> = (0..32).map(|k| (k as f32 - 15.5) / 8.0 * if k % 3 == 0 { -1.0 } else { 1.0 }).collect();
     assert_eq!(quantized(Q8_0, &x), hex("d023 7f899166a2aa4ebac335d3db1decf404040cec1d25d3353dba4e56a2666f897f"));
     assert_eq!(quantized(Q4_0, &x), hex("c0b3 807f9f626ebd534ccc353bea2619f908"));
+    assert_eq!(quantized(Q4_1, &x), hex("0034 40bf 8f80619ea252bcb334cbd525e9e607f8"));
+    assert_eq!(quantized(Q5_0, &x), hex("c0af b66d2449 f0ef3ec3bc6b9689986956c53c23f20f"));
+    assert_eq!(quantized(Q5_1, &x), hex("be2f 40bf 4992dbb6 0f10c13c439469766796a93ac3dc0df0"));
     assert_eq!(dequantized(Q8_0, &quantized(Q8_0, &x))[..3], [1.9378662109375, -1.8157958984375, -1.6937255859375]);
     assert_eq!(dequantized(Q4_0, &quantized(Q4_0, &x))[..4], [1.9375, -1.6953125, -1.6953125, 1.453125]);
     assert_eq!(quantized(BF16, &[1.0, -2.5, std::f32::consts::PI, 0.001]), hex("803f 20c0 4940 833a"));
@@ -88,6 +91,18 @@ fn vector_of_k_quants() {
     assert_eq!(y[..4], [-2.078338623046875, -0.9430389404296875, 0.1922607421875, 1.3275604248046875]);
     assert_eq!(y[252..], [0.41722869873046875, 1.5660438537597656, -1.4208755493164062, -0.2720603942871094]);
     assert!((rmse(&x, &y) - 0.06453082710504532).abs() < 1e-8, "{}", rmse(&x, &y));
+
+    let q5 = hex("
+        2b180e28fff9fef9fffafef6c9ff79e9c0f81f83f07e0fc1f81f83f07e0fc1f8
+        3f03e07c0f81f03f07e07c0f81f03f0720c952fb640da61fb851fa640da61fb8
+        51ea64fc950ea841ea53fc950ea740e9751ea721ca53fc650ea710b952fb650e
+        a710b952eb64fd960fa942eb54fd960fec750f9620ba51eb750f9620ba41db65
+        fe962fa940da64fe851fa940da54ee8550fa610ba51fb650fa610ba51fb650e9
+        61fa940ea54fe950fa940ea54fe950fa");
+    assert_eq!(quantized(Q5_K, &x), q5);
+    let y = dequantized(Q5_K, &q5);
+    assert_eq!(y[..4], [-1.99566650390625, -0.8417415618896484, 0.3121833801269531, 1.4661083221435547]);
+    assert!((rmse(&x, &y) - 0.033790215849876404).abs() < 1e-8, "{}", rmse(&x, &y));
 
     let q6 = hex("
         b1e31416497badafd20405396a9c9ec12df9dab79360412e0aebc8a471523e1b
@@ -314,7 +329,7 @@ impl MapBits for Vec<f32> {
 
 #[test]
 fn lengths_are_checked() {
-    for ty in CODECS {
+    for &ty in CODECS {
         let (n, size) = (ty.block_size(), ty.type_size());
         let (mut x, mut b) = (vec![1.0; 3 * n], vec![0; 3 * size]);
         for len in [0, size, 3 * size - 1, 3 * size + 1] {
@@ -356,7 +371,7 @@ fn types_without_a_codec_are_refused() {
 #[test]
 fn validation_names_the_bad_block_and_field() {
     let x = floats(&fixture("rows.f32"))[..1024].to_vec();
-    let fields: [(GgmlType, &str, usize); 10] = [
+    let fields: [(GgmlType, &str, usize); 22] = [
         (F32, "value", 0),
         (F16, "value", 0),
         (BF16, "value", 0),
@@ -367,6 +382,18 @@ fn validation_names_the_bad_block_and_field() {
         (Q6_K, "d", 208),
         (TQ1_0, "d", 52),
         (TQ2_0, "d", 64),
+        (Q4_1, "d", 0),
+        (Q4_1, "m", 2),
+        (Q5_0, "d", 0),
+        (Q5_1, "d", 0),
+        (Q5_1, "m", 2),
+        (Q2_K, "d", 80),
+        (Q2_K, "dmin", 82),
+        (Q3_K, "d", 108),
+        (Q5_K, "d", 0),
+        (Q5_K, "dmin", 2),
+        (IQ4_NL, "d", 0),
+        (IQ4_XS, "d", 0),
     ];
     for (ty, field, at) in fields {
         let good = quantized(ty, &x);
@@ -390,6 +417,9 @@ fn validation_names_the_bad_block_and_field() {
             }
         }
     }
+    let mut mxfp4 = quantized(MXFP4, &x);
+    mxfp4[5 * 17] = 255;
+    assert!(matches!(validate(MXFP4, &mxfp4), Err(QuantError::NotFinite { block: 5, field: "e", .. })));
     // What overflows the scale is refused; ordinary weights beside it are not at fault.
     assert!(validate(Q8_0, &quantized(Q8_0, &[1e30; 32])).is_err());
 }
@@ -402,7 +432,7 @@ fn nothing_panics_on_any_float_or_byte() {
         (seed >> 32) as u32
     };
     let odd = [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, f32::MAX, 1e-45];
-    for ty in CODECS {
+    for &ty in CODECS {
         for round in 0..40 {
             let x: Vec<f32> = (0..256)
                 .map(|_| if round % 4 == 3 { odd[random() as usize % odd.len()] } else { f32::from_bits(random()) })

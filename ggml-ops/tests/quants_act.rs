@@ -98,10 +98,19 @@ fn dot_products_mean_what_they_say() {
         let got = f64::from(dot(&w));
         assert!((got - want).abs() <= 1e-6 * size, "{name}: {got} for {want}");
     }
+    check::<BlockQ4_1>("q4_1.q", &b, |w| dot_q4_1(w, &a.b));
+    check::<BlockQ5_1>("q5_1.q", &b, |w| dot_q5_1(w, &a.b));
     check::<BlockQ8_0>("q8_0.q", &b, |w| dot_q8_0(w, &a.b));
     check::<BlockQ4_0>("q4_0.q", &b, |w| dot_q4_0(w, &a.b));
     check::<BlockQ4_K>("q4_k.q", &k, |w| dot_q4_k(w, &a.k));
     check::<BlockQ6_K>("q6_k.q", &k, |w| dot_q6_k(w, &a.k));
+    check::<BlockQ5_0>("q5_0.q", &b, |w| dot_q5_0(w, &a.b));
+    check::<BlockIq4Nl>("iq4_nl.q", &b, |w| dot_iq4_nl(w, &a.b));
+    check::<BlockMxfp4>("mxfp4.q", &b, |w| dot_mxfp4(w, &a.b));
+    check::<BlockQ2_K>("q2_k.q", &k, |w| dot_q2_k(w, &a.k));
+    check::<BlockQ3_K>("q3_k.q", &k, |w| dot_q3_k(w, &a.k));
+    check::<BlockQ5_K>("q5_k.q", &k, |w| dot_q5_k(w, &a.k));
+    check::<BlockIq4Xs>("iq4_xs.q", &k, |w| dot_iq4_xs(w, &a.k));
     check::<BlockTq1_0>("tq1_0.q", &k, |w| dot_ternary_q8_k(w, &a.k));
     check::<BlockTq2_0>("tq2_0.q", &k, |w| dot_ternary_q8_k(w, &a.k));
 }

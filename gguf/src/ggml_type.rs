@@ -1,4 +1,5 @@
-//! The table of tensor storage types: one row per type that ggml has ever given an id to and still has.
+//! The table of tensor storage types: one row per type that ggml has ever given an id to and still has, and I2_S of
+//! [bitnet.cpp](https://github.com/microsoft/BitNet), which took an id that ggml had given up.
 
 use std::fmt;
 
@@ -72,6 +73,7 @@ ggml_types! {
     BF16 = 30, 1, 2;
     TQ1_0 = 34, 256, 54;
     TQ2_0 = 35, 256, 66;
+    I2_S = 36, 128, 32;
     MXFP4 = 39, 32, 17;
     NVFP4 = 40, 64, 36;
     Q1_0 = 41, 128, 18;
@@ -82,6 +84,14 @@ impl GgmlType {
     /// The id in a file.
     pub const fn id(self) -> u32 {
         self as u32
+    }
+
+    /// Bytes behind the rows of a tensor: bitnet.cpp's I2_S, which ggml does not have, keeps the scale there.
+    pub const fn tail_size(self) -> usize {
+        match self {
+            GgmlType::I2_S => 32,
+            _ => 0,
+        }
     }
 
     /// The type with this name, in any case.

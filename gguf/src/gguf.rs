@@ -138,6 +138,11 @@ impl Gguf {
         self.files.iter().map(|f| f.len() as u64).sum()
     }
 
+    /// All the bytes of each file, in order.
+    pub fn file_contents(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|f| &f[..])
+    }
+
     /// Keeps the model in physical memory (`mlock`).
     ///
     /// # Errors

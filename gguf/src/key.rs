@@ -45,6 +45,8 @@ pub const ATTENTION_KEY_LENGTH: &str = "attention.key_length";
 pub const ATTENTION_VALUE_LENGTH: &str = "attention.value_length";
 /// Epsilon of the RMS norms: `f32`.
 pub const ATTENTION_LAYER_NORM_RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
+/// The feed-forward activation, `silu` or `relu2`: `str`. llama.cpp does not know it.
+pub const HIDDEN_ACTIVATION: &str = "hidden_activation";
 /// Tokens that a local layer sees: `u32`.
 pub const ATTENTION_SLIDING_WINDOW: &str = "attention.sliding_window";
 /// Factor of the attention scores: `f32`.

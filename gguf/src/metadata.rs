@@ -140,6 +140,7 @@ impl Metadata {
         u8s, U8, [u8], "u8[]";
         i8s, I8, [i8], "i8[]";
         u32s, U32, [u32], "u32[]";
+        u64s, U64, [u64], "u64[]";
         i32s, I32, [i32], "i32[]";
         f32s, F32, [f32], "f32[]";
         bools, Bool, [bool], "bool[]";

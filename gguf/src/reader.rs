@@ -183,7 +183,6 @@ impl Cursor<'_> {
             31 => "Q4_0_4_4",
             32 => "Q4_0_4_8",
             33 => "Q4_0_8_8",
-            36 => "IQ4_NL_4_4, and bitnet.cpp has its own I2_S there",
             37 => "IQ4_NL_4_8, and bitnet.cpp has its own I8_S there",
             38 => "IQ4_NL_8_8, and bitnet.cpp has its own TL1 there",
             _ => {

@@ -51,8 +51,8 @@ pub(crate) fn n_bytes(ty: GgmlType, ne: &[usize; 4]) -> Option<usize> {
     let rows = ne[1..].iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1)))?;
     ne[0].max(1).checked_mul(rows).filter(fits)?;
     let row = ty.row_size(ne[0])?;
-    row.max(1).checked_mul(rows).filter(fits)?;
-    Some(if ne.contains(&0) { 0 } else { row * rows })
+    row.max(1).checked_mul(rows)?.checked_add(ty.tail_size()).filter(fits)?;
+    Some(if ne.contains(&0) { 0 } else { row * rows + ty.tail_size() })
 }
 
 /// The data of one tensor: a cheap handle that keeps the file mapped for as long as it lives.

@@ -94,3 +94,27 @@ fn types_have_the_sizes_of_ggml() {
     }
     assert_eq!(GgmlType::from_id(4), None);
 }
+
+#[test]
+fn an_i2_s_tensor_has_its_scale_behind_it() {
+    let mut writer = Writer::new(Metadata::new()).unwrap();
+    writer.add_tensor("ternary", GgmlType::I2_S, &[128, 3]).unwrap();
+    writer.add_tensor("after", GgmlType::F32, &[1]).unwrap();
+    let mut data = writer.start(Vec::new()).unwrap();
+    data.write_tensor("ternary", &[7; 3 * 32 + 32]).unwrap();
+    data.write_tensor("after", &[8; 4]).unwrap();
+    let file = data.into_inner().unwrap();
+    let read = Gguf::from_bytes(file.clone()).unwrap();
+    let [ternary, after] = read.tensors() else { panic!("two tensors") };
+    assert_eq!((ternary.ty, ternary.n_bytes, after.offset), (GgmlType::I2_S, 128, 128));
+    assert_eq!((read.data(ternary), read.data(after)), (&[7; 128][..], &[8; 4][..]));
+
+    // Without the 32 bytes the file ends too early.
+    let mut writer = Writer::new(Metadata::new()).unwrap();
+    writer.add_tensor("ternary", GgmlType::I2_S, &[128, 3]).unwrap();
+    let mut data = writer.start(Vec::new()).unwrap();
+    data.write_tensor("ternary", &[7; 128]).unwrap();
+    let file = data.into_inner().unwrap();
+    let error = Gguf::from_bytes(file[..file.len() - 32].to_vec()).unwrap_err();
+    assert!(matches!(error, Error::DataOutside { .. }), "{error}");
+}

@@ -5,3 +5,4 @@
 pub mod backends;
 pub mod golden;
 pub mod models;
+pub mod vulkan;

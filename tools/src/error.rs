@@ -21,6 +21,39 @@ pub enum Error {
         /// What is wrong with it.
         source: fabric_engine::Error,
     },
+    /// The adapter in this file cannot be used.
+    #[error("{}: {source}", path.display())]
+    Adapter {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: fabric_engine::adapter::AdapterError,
+    },
+    /// An adapter cannot be converted or merged.
+    #[error(transparent)]
+    Lora(#[from] fabric_engine::adapter::AdapterError),
+    /// The data cannot be trained on.
+    #[error(transparent)]
+    Dataset(#[from] fabric_engine::train::dataset::DatasetError),
+    /// Training cannot begin or go on.
+    #[error(transparent)]
+    Train(Box<fabric_engine::train::Error>),
+    /// More memory than there is.
+    #[error(
+        "training needs about {need_mib} MiB of memory, and {mib} MiB are available; lower -c, -ub or --lora-rank{}",
+        if *checkpointing { "" } else { ", or set --grad-checkpoint on" }
+    )]
+    Memory {
+        /// What is needed.
+        need_mib: u64,
+        /// What there is.
+        mib: u64,
+        /// Whether layers are already computed again rather than kept.
+        checkpointing: bool,
+    },
+    /// The system does not let us listen for signals.
+    #[error("cannot listen for signals: {0}")]
+    Signal(#[source] io::Error),
     /// From the engine.
     #[error(transparent)]
     Engine(#[from] fabric_engine::Error),
@@ -93,6 +126,22 @@ pub enum Error {
     /// Nothing to start from.
     #[error("the prompt is empty, and this model does not begin texts with a BOS token: give some text with -p")]
     EmptyPrompt,
+    /// A text that is too short to be measured.
+    #[error("the text has {n_tokens} tokens: chunks of {n_ctx} take at least {} (-c makes them shorter)", 2 * n_ctx)]
+    TextTooShort {
+        /// Its length.
+        n_tokens: usize,
+        /// Tokens in a chunk.
+        n_ctx: usize,
+    },
+    /// A file of log-probabilities that cannot be used.
+    #[error("{} is no file of log-probabilities for this: {what}", path.display())]
+    BaseFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The prompt leaves no room to generate.
     #[error(
         "the prompt is too long: it has {n_prompt} tokens, the context of {n_ctx} takes {max}; \

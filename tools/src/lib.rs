@@ -11,6 +11,7 @@
 //! To add a tool: `bin/<tool>.rs`, `cmd/<tool>.rs` and its row in `cmd/mod.rs`.
 #![forbid(unsafe_code)]
 
+pub mod adapters;
 pub mod args;
 pub mod chat;
 pub mod cmd;
@@ -22,6 +23,7 @@ pub mod interrupt;
 pub mod line_editor;
 pub mod load;
 pub mod log;
+pub mod memory;
 pub mod npy;
 pub mod output;
 pub mod perf;

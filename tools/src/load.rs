@@ -43,6 +43,7 @@ pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Mode
         Some(path) => Error::Model { path: path.clone(), source },
         None => source.into(),
     })?;
+    model.notices().iter().for_each(|n| log.warning(n));
     let hp = model.hparams();
     log.info(format_args!(
         "model: {}, {} layers, n_embd = {}, n_vocab = {}, trained for {} tokens",

@@ -70,6 +70,17 @@ impl Log {
         }
     }
 
+    /// The beginning of a line that goes on elsewhere; information.
+    pub fn part(&self, message: impl Display) {
+        if self.tells(Level::Info) {
+            let message = message.to_string();
+            let _ = write!(std::io::stderr(), "{message}");
+            if let Some(file) = &self.file {
+                let _ = write!(file.borrow_mut(), "{message}");
+            }
+        }
+    }
+
     /// What ends the program.
     pub fn error(&self, message: impl Display) {
         self.write(Level::Error, format_args!("error: {message}"));

@@ -3,6 +3,7 @@
 use crate::args::generation::GenerationArgs;
 use crate::{Error, escape};
 use fabric_engine::vocab::Vocab;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -17,8 +18,21 @@ const MAX_BYTES: u64 = 256 << 20;
 pub fn read_file(path: &Path) -> Result<Vec<u8>, Error> {
     let fail = |source| Error::File { action: "read", path: path.into(), source };
     let file = File::open(path).map_err(fail)?;
+    read_all(file, path)
+}
+
+/// Reads all of standard input.
+///
+/// # Errors
+/// If it cannot be read or is too large.
+pub fn read_stdin() -> Result<Vec<u8>, Error> {
+    read_all(std::io::stdin().lock(), Path::new("standard input"))
+}
+
+fn read_all(from: impl Read, path: &Path) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    let read = from.take(MAX_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| Error::File { action: "read", path: path.into(), source })?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Error::FileTooLarge { path: path.into(), max: MAX_BYTES });
     }
@@ -39,18 +53,32 @@ pub fn read_text(path: &Path) -> Result<String, Error> {
 /// # Errors
 /// If a file cannot be read.
 pub fn given(args: &GenerationArgs) -> Result<Option<Vec<u8>>, Error> {
-    let bytes = if let Some(path) = &args.file {
+    let GenerationArgs { prompt, file, binary_file, escape, .. } = args;
+    from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)
+}
+
+/// The text of the first of these that is there: a file, whose last line feed is dropped, a file as it is, a text.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn from_flags(
+    text: Option<&OsStr>,
+    file: Option<&Path>,
+    binary_file: Option<&Path>,
+    escapes: bool,
+) -> Result<Option<Vec<u8>>, Error> {
+    let bytes = if let Some(path) = file {
         let mut bytes = read_file(path)?;
         bytes.pop_if(|&mut last| last == b'\n');
         bytes
-    } else if let Some(path) = &args.binary_file {
+    } else if let Some(path) = binary_file {
         read_file(path)?
-    } else if let Some(text) = &args.prompt {
+    } else if let Some(text) = text {
         text.as_encoded_bytes().to_vec()
     } else {
         return Ok(None);
     };
-    Ok(Some(if args.escape { escape::process(&bytes) } else { bytes }))
+    Ok(Some(if escapes { escape::process(&bytes) } else { bytes }))
 }
 
 /// Tokens to begin with: BOS if the model wants it, then the text, in which control tokens may be written out.

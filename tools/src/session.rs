@@ -2,6 +2,7 @@
 
 use crate::perf::Perf;
 use crate::{Error, interrupt};
+use fabric_engine::adapter::LoadedAdapter;
 use fabric_engine::sampler::SamplerChain;
 use fabric_engine::vocab::Vocab;
 use fabric_engine::{Batch, Context, ContextOptions, Model};
@@ -54,6 +55,11 @@ impl<'m> Session<'m> {
             logits: Vec::new(),
             perf,
         })
+    }
+
+    /// Uses these adapters. Nothing has been run yet.
+    pub fn set_adapters(&mut self, adapters: Vec<Arc<LoadedAdapter>>) {
+        self.ctx.set_adapters(adapters);
     }
 
     /// The tokenizer.

@@ -1,4 +1,169 @@
-//! The Vulkan backend's place. Nothing runs here yet: the engine has the CPU backend only, and `--list-devices` says so.
+//! The Vulkan backend: any GPU with Vulkan 1.1, under any limit on bindings, with the bits of the CPU.
 //!
-//! It will implement `ggml_ops::backend::Backend` on vulkano, with one `dispatch.rs` over the same operations and the
-//! same bits (docs/numerics.md). May import `ggml-ops`, and no other backend.
+//! May import `ggml-ops` (and through it `gguf`). `recorder.rs` and `pipelines.rs` are its only unsafe files.
+//! docs/numerics.md says how its shaders get the CPU's bits.
+//!
+//! To add a kernel for an operation:
+//! 1. write `shaders/<op>.comp`, with the arithmetic of docs/numerics.md and include/float.glsl; run `shaders/build.sh`;
+//! 2. add the shader's row in `shaders.rs`;
+//! 3. write its function in `kernels/`: operands by the coordinates of the work, a step for each tile;
+//! 4. replace its arms in `dispatch.rs`;
+//! 5. run `cargo test -p fabric-tests --test vulkan_ops`: it runs the operation's cases, under small limits too.
+
+mod buffer;
+mod device;
+mod dispatch;
+mod error;
+mod exact;
+mod kernels;
+mod pipelines;
+mod profile;
+mod program;
+mod recorder;
+mod shaders;
+mod spirv;
+mod step;
+pub mod tiling;
+
+pub use device::{DeviceChoice, DeviceInfo, DeviceKind};
+pub use error::VulkanError;
+pub use profile::Profile;
+pub use spirv::FloatControls;
+
+use buffer::VulkanBuffer;
+use device::Gpu;
+use ggml_ops::backend::{Backend, Bindings, Buffer, Program, SharedBytes};
+use ggml_ops::{Graph, OpError, Source, TensorDesc};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// How a [`VulkanBackend`] works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VulkanOptions {
+    /// Which device; `None`: the most capable.
+    pub device: Option<DeviceChoice>,
+    /// Bytes that one binding covers, at most; `None`: as many as the driver says.
+    pub max_binding: Option<u64>,
+    /// Measure the time of each operation; runs are slower.
+    pub profile: bool,
+    /// How long one run may take.
+    pub timeout: Duration,
+    /// Where to keep compiled pipelines; `None`: in the user's cache folder.
+    pub cache_folder: Option<PathBuf>,
+}
+
+impl Default for VulkanOptions {
+    fn default() -> Self {
+        let timeout = Duration::from_secs(120);
+        VulkanOptions { device: None, max_binding: None, profile: false, timeout, cache_folder: None }
+    }
+}
+
+/// Pairs of values that decide whether a device is exact.
+const CHECKED: usize = 4096;
+
+/// A device that Vulkan drives.
+pub struct VulkanBackend {
+    gpu: Arc<Gpu>,
+    exact: Result<(), String>,
+    profile: Option<Arc<Mutex<Profile>>>,
+}
+
+/// All devices that Vulkan offers, in the order of their numbers. Each is opened, to see whether it is exact.
+///
+/// # Errors
+/// Where there is no loader or no driver.
+pub fn devices() -> Result<Vec<DeviceInfo>, VulkanError> {
+    let list = device::enumerate()?.into_iter().enumerate().map(|(index, physical)| {
+        let opened = Gpu::open(index, physical.clone(), &VulkanOptions::default());
+        match opened.and_then(|gpu| {
+            let gpu = Arc::new(gpu);
+            Ok(gpu.info(exact::check(&gpu, CHECKED, 1)?))
+        }) {
+            Ok(info) => info,
+            Err(e) => DeviceInfo { exact: Err(e.to_string()), ..device::describe(index, &physical) },
+        }
+    });
+    Ok(list.collect())
+}
+
+impl VulkanBackend {
+    /// Opens a device.
+    ///
+    /// # Errors
+    /// Where there is no loader, no driver, no such device, or it lacks what every kernel needs.
+    pub fn new(options: VulkanOptions) -> Result<VulkanBackend, VulkanError> {
+        let gpu = Arc::new(Gpu::new(&options)?);
+        let exact = exact::check(&gpu, CHECKED, 1)?;
+        let period = f64::from(gpu.physical.properties().timestamp_period);
+        let family = &gpu.physical.queue_family_properties()[gpu.queue.queue_family_index() as usize];
+        let profile = options.profile && family.timestamp_valid_bits.is_some_and(|bits| bits > 0);
+        let profile = profile.then(|| Arc::new(Mutex::new(Profile::new(period))));
+        Ok(VulkanBackend { gpu, exact, profile })
+    }
+
+    /// The device.
+    pub fn info(&self) -> DeviceInfo {
+        self.gpu.info(self.exact.clone())
+    }
+
+    /// Bytes that one binding covers here.
+    pub fn max_binding(&self) -> u64 {
+        self.gpu.limits.max_binding
+    }
+
+    /// Compares the device's arithmetic with the host's on `n` pairs of values drawn from `seed`.
+    ///
+    /// # Errors
+    /// Where the device fails. The inner result names the first operation that differs.
+    pub fn check_arithmetic(&self, n: usize, seed: u64) -> Result<Result<(), String>, VulkanError> {
+        exact::check(&self.gpu, n, seed)
+    }
+
+    /// The time of each operation in all runs so far, if it is measured.
+    pub fn profile(&self) -> Option<Profile> {
+        self.profile.as_ref().map(|p| p.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl Backend for VulkanBackend {
+    fn name(&self) -> &'static str {
+        "vulkan"
+    }
+
+    fn describe(&self) -> String {
+        self.info().to_string()
+    }
+
+    fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError> {
+        if data.len() != desc.extent() {
+            return Err(OpError::Size { name: "weight".into(), expected: desc.extent(), got: data.len() });
+        }
+        let limit = self.gpu.limits.max_binding.min(self.gpu.limits.max_allocation);
+        let row = desc.ty.row_size(desc.ne[0]).unwrap_or(0) as u64;
+        let parts = tiling::segments(data.len() as u64, row, limit).map_err(|e| OpError::Backend {
+            backend: "vulkan",
+            what: format!("a weight with rows of {} bytes, where one binding covers {}", e.bytes, e.limit),
+        })?;
+        Ok(Arc::new(VulkanBuffer::constant(&self.gpu, parts, &data)?))
+    }
+
+    fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError> {
+        Ok(Arc::new(VulkanBuffer::zeroed(&self.gpu, bytes)?))
+    }
+
+    fn supports(&self, graph: &Graph) -> Result<(), OpError> {
+        for t in graph.tensors() {
+            if let Source::Op { op, src } = &t.source {
+                let descs: Vec<TensorDesc> = src.iter().map(|&s| *graph.desc(s)).collect();
+                dispatch::supports(op, &descs)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn compile(&self, graph: Arc<Graph>, bindings: &Bindings) -> Result<Box<dyn Program>, OpError> {
+        Ok(Box::new(program::VulkanProgram::new(self, graph, bindings)?))
+    }
+}

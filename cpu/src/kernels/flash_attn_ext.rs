@@ -1,6 +1,8 @@
 //! Attention: the scores of a query, their maximum, then weights and values chunk by chunk (docs/numerics.md).
 
-use super::{exp, sum64};
+#[cfg(target_arch = "x86_64")]
+use super::flash_attn_ext_rows;
+use super::{exp, max64, sum64};
 #[cfg(target_arch = "x86_64")]
 use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
 use crate::program::{Compiler, RawTensor, Step, Work};
@@ -10,7 +12,7 @@ use ggml_ops::numerics::tree;
 use ggml_ops::ops::FlashAttnExt;
 use half::f16;
 
-const CHUNK: usize = FlashAttnExt::CHUNK;
+pub(super) const CHUNK: usize = FlashAttnExt::CHUNK;
 /// Queries of one head that a thread takes at a time: their keys and values are then in its cache.
 const GRAIN: usize = 8;
 
@@ -33,6 +35,10 @@ struct Query<'a> {
 
 pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
     let (level, dst, q, k, v, span) = (c.level, c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
+    #[cfg(target_arch = "x86_64")]
+    if level != SimdLevel::Scalar && q.desc.ne[2] >= flash_attn_ext_rows::MANY {
+        return many(c, scale);
+    }
     let (n_ctx, n_seq) = (k.desc.ne[2], k.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(4 * n_ctx);
     let (n_head, n_tokens) = (q.desc.ne[1], q.desc.ne[2]);
@@ -70,8 +76,54 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
     vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
 }
 
+/// For many queries: blocks of those of one head.
+#[cfg(target_arch = "x86_64")]
+fn many(c: Compiler, scale: f32) -> Vec<Step> {
+    use flash_attn_ext_rows::{Block, ROWS};
+    let (level, dst, q, k, v, span) = (c.level, c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
+    let (n_ctx, n_seq) = (k.desc.ne[2], k.desc.ne[3]);
+    let scratch = flash_attn_ext_rows::scratch(k.desc.ne[0], v.desc.ne[0], n_ctx);
+    c.shared.scratch = c.shared.scratch.max(scratch.saturating_mul(4));
+    let (n_head, n_tokens) = (q.desc.ne[1], q.desc.ne[2]);
+    let (group, blocks) = (n_head / k.desc.ne[1], n_tokens.div_ceil(ROWS));
+    let run = move |work: &Work| {
+        // SAFETY: span is contiguous I32 (checked by the operation) and not written in this step.
+        let spans = unsafe { span.ints() };
+        work.share(n_head * blocks, 1, |items| {
+            for item in items {
+                let head = item / blocks;
+                let (mut from, end) = (item % blocks * ROWS, n_tokens.min((item % blocks + 1) * ROWS));
+                while from < end {
+                    let (mut n, mut seq, mut seen) = (0, 0, [(0, 0); ROWS]);
+                    for span in spans[3 * from..3 * end].chunks_exact(3) {
+                        let Some((of, first, end)) = visible(span, n_seq, n_ctx) else {
+                            work.fail(OpError::Index { op: "flash_attn_ext", index: span[2].into(), limit: n_ctx + 1 });
+                            return;
+                        };
+                        if n > 0 && of != seq {
+                            break;
+                        }
+                        seq = of;
+                        seen[n] = (first, end);
+                        n += 1;
+                    }
+                    let (head_kv, scratch) = (head / group, work.scratch.cast());
+                    let spans = &seen[..n];
+                    let block = Block { q: &q, k: &k, v: &v, y: &dst, head, head_kv, seq, from, spans, scale, scratch };
+                    // SAFETY: the spans lie within the cache; the operands are not written in this step, the result's rows
+                    // are this item's own, and the scratch this thread's; the level is one that the processor has.
+                    unsafe { flash_attn_ext_rows::attend(level, &block) }
+                    from += n;
+                }
+            }
+        });
+    };
+    let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
+    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
+}
+
 /// Sequence, first and end, if they lie within the cache.
-fn visible(span: &[i32], n_seq: usize, n_ctx: usize) -> Option<(usize, usize, usize)> {
+pub(super) fn visible(span: &[i32], n_seq: usize, n_ctx: usize) -> Option<(usize, usize, usize)> {
     let [seq, first, end] = [0, 1, 2].map(|i| usize::try_from(span[i]).ok());
     let (seq, first, end) = (seq?, first?, end?);
     (seq < n_seq && first <= end && end <= n_ctx && first < n_ctx).then_some((seq, first, end))
@@ -96,7 +148,7 @@ unsafe fn attend(level: SimdLevel, query: Query) {
             match level {
                 SimdLevel::Scalar => {}
                 // SAFETY: the caller's promises.
-                SimdLevel::Avx2 => return unsafe { avx2(query) },
+                SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2(query) },
                 // SAFETY: the caller's promises.
                 _ => return unsafe { avx512(query) },
             }
@@ -215,14 +267,14 @@ unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride:
 
 /// Scores to weights: exp of the distance to the maximum.
 #[inline(always)]
-fn soften(scores: &mut [f32]) {
-    let max = scores.iter().fold(f32::NEG_INFINITY, |m, &s| if s > m { s } else { m });
+pub(super) fn soften(scores: &mut [f32]) {
+    let max = max64(scores);
     scores.iter_mut().for_each(|s| *s = exp(*s - max));
 }
 
 /// The weights in chunks that end at multiples of [`CHUNK`] positions, with the index of each chunk's first.
 #[inline(always)]
-fn chunks(first: usize, weights: &[f32]) -> impl Iterator<Item = (usize, &[f32])> {
+pub(super) fn chunks(first: usize, weights: &[f32]) -> impl Iterator<Item = (usize, &[f32])> {
     let mut start = 0;
     std::iter::from_fn(move || {
         let len = (CHUNK - (first + start) % CHUNK).min(weights.len() - start);

@@ -1,9 +1,18 @@
 //! Kernels of the operations: one file each, named after the operation and with its `_back`; those that go element by
 //! element are in `elementwise.rs`. `mul_mat.rs` turns crate::mul_mat's functions into steps.
 
+pub(crate) mod concat;
+pub(crate) mod cpy;
+pub(crate) mod cross_entropy_loss;
+pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod flash_attn_ext;
+pub(crate) mod flash_attn_ext_back;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod flash_attn_ext_rows;
+pub(crate) mod gemm_f32;
 pub(crate) mod get_rows;
+pub(crate) mod get_rows_back;
 pub(crate) mod glu;
 pub(crate) mod mul_mat;
 pub(crate) mod out_prod;
@@ -33,7 +42,7 @@ macro_rules! multiversion {
                 match level {
                     SimdLevel::Scalar => {}
                     // SAFETY: a backend only takes a level that the processor has.
-                    SimdLevel::Avx2 => return unsafe { avx2($($arg),*) },
+                    SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
                     _ => return unsafe { avx512($($arg),*) },
                 }
@@ -49,18 +58,41 @@ pub(crate) use multiversion;
 /// The sum over 64 lanes of docs/numerics.md, of `f` of each element.
 #[inline(always)]
 pub(crate) fn sum64<const N: usize>(v: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
-    let len = v[0].len();
     let mut lanes = [0f32; 64];
-    let whole = len / 64 * 64;
-    for at in (0..whole).step_by(64) {
+    let whole = v[0].len() / 64;
+    let groups = v.map(|v| &v.as_chunks::<64>().0[..whole]);
+    for g in 0..whole {
+        let group = groups.map(|v| &v[g]);
         for (i, lane) in lanes.iter_mut().enumerate() {
-            *lane += f(v.map(|v| v[at + i]));
+            *lane += f(group.map(|v| v[i]));
         }
     }
-    for i in whole..len {
-        lanes[i - whole] += f(v.map(|v| v[i]));
+    let rest = v.map(|v| &v[64 * whole..]);
+    for (i, lane) in lanes.iter_mut().enumerate().take(rest[0].len()) {
+        *lane += f(rest.map(|v| v[i]));
     }
     ggml_ops::numerics::tree(lanes)
+}
+
+/// The largest element; -inf where there is none. In lanes, because one comparison after the other does not vectorize.
+#[inline(always)]
+pub(crate) fn max64(x: &[f32]) -> f32 {
+    let larger = |l: &mut f32, v: f32| *l = if v > *l { v } else { *l };
+    let (groups, rest) = x.as_chunks::<64>();
+    let mut lanes = [f32::NEG_INFINITY; 64];
+    for group in groups {
+        lanes.iter_mut().zip(group).for_each(|(l, &v)| larger(l, v));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(l, &v)| larger(l, v));
+    let mut half = 32;
+    while half > 0 {
+        for i in 0..half {
+            let v = lanes[i + half];
+            larger(&mut lanes[i], v);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 /// The exp of docs/numerics.md, without branches so that it vectorizes.

@@ -1,55 +1,83 @@
-use super::multiversion;
-use crate::program::{Compiler, RawTensor, Step, Work};
-use ggml_ops::{OpError, quants};
+//! out_prod as steps: gradients rounded where the weights ask for it, then tiles of the result shared out.
 
-multiversion! {
-    fn add_scaled(y: &mut [f32], a: &[f32], b: f32) {
-        y.iter_mut().zip(a).for_each(|(y, a)| *y += a * b);
+use crate::out_prod::{Job, Split, float, record_size, round_token, scratch_size, uniform};
+use crate::program::{ALONE, Compiler, RawTensor, Step, Work};
+use ggml_ops::ops::OutProd;
+use ggml_ops::{OpError, TensorDesc};
+
+/// Bytes for the rounded gradients `b`.
+pub(crate) fn activation_bytes(op: &OutProd, b: &TensorDesc) -> usize {
+    if op.uniform_scale.is_none() {
+        return 0;
     }
+    [b.ne[0], b.ne[2], b.ne[3]].iter().fold(record_size(b.ne[1]), |bytes, &n| bytes.saturating_mul(n))
 }
 
-/// Plain: one decoded row of `a` at a time, added to each row of the result, in order of r.
-pub(crate) fn out_prod(c: Compiler) -> Vec<Step> {
+pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> {
     let (level, dst, a, b) = (c.level, c.dst, c.src[0], c.src[1]);
-    c.shared.scratch = c.shared.scratch.max(4 * a.desc.ne[0]);
-    // An item is a block of rows of the result, so that a row of `a` is decoded once for many of them.
-    let per_item = dst.desc.ne[1].div_ceil(c.threads).clamp(1, 64);
-    let items = dst.desc.ne[1].div_ceil(per_item);
-    let run = move |work: &Work| {
-        // SAFETY: the scratch is this thread's own and has at least ne[0] floats; alignment is 64.
-        let row = unsafe { std::slice::from_raw_parts_mut(work.scratch.cast::<f32>(), a.desc.ne[0]) };
-        work.share(items * dst.desc.ne[2] * dst.desc.ne[3], 1, |range| {
-            for item in range {
-                let (j0, i2, i3) =
-                    (item % items * per_item, item / items % dst.desc.ne[2], item / (items * dst.desc.ne[2]));
-                let rows = j0..(j0 + per_item).min(dst.desc.ne[1]);
-                for j in rows.clone() {
-                    // SAFETY: these rows of the result belong to this item.
-                    unsafe { dst.row_mut((j, i2, i3)) }.fill(0.0);
-                }
-                for r in 0..a.desc.ne[1] {
-                    let bytes = a.desc.ty.row_size(a.desc.ne[0]).unwrap_or(0);
-                    // SAFETY: row r of a exists, has contiguous elements and is not written in this step.
-                    let from =
-                        unsafe { std::slice::from_raw_parts(a.at(a.desc.row_offset(r, i2, i3)).cast_const(), bytes) };
-                    if let Err(e) = quants::dequantize(a.desc.ty, from, row) {
-                        return work.fail(OpError::Backend { backend: "cpu", what: e.to_string() });
+    let ([m, rows, n2, n3], tokens, scale) = (a.desc.ne, b.desc.ne[0], op.uniform_scale);
+    c.shared.scratch = c.shared.scratch.max(scratch_size(rows, scale.is_some()));
+    let mut steps = Vec::new();
+    let mut records = None;
+    if scale.is_some() {
+        let missing = || OpError::Backend { backend: "cpu", what: "no memory was planned for gradients".into() };
+        let memory = c.shared.activations.clone().ok_or_else(missing)?;
+        // What it held for a multiplication is overwritten.
+        c.shared.holds = None;
+        let to = memory.clone();
+        let round = move |work: &Work| {
+            work.share(tokens * n2 * n3, 4, |items| {
+                for item in items {
+                    let (t, i2, i3) = (item % tokens, item / tokens % n2, item / tokens / n2);
+                    // SAFETY: values of b, which is F32, are not written in this step; each item has a record.
+                    unsafe {
+                        let x = b.at(b.desc.row_offset(0, i2, i3) + t * b.desc.nb[0]);
+                        let record = to.as_ptr().add(item * record_size(rows));
+                        round_token(level, x, rows, b.desc.nb[1], record);
                     }
-                    for j in rows.clone() {
-                        // SAFETY: element (j, r) of b exists and is F32; the row of the result belongs to this item.
-                        unsafe {
-                            let b = b.at(b.desc.row_offset(r, i2, i3) + j * b.desc.nb[0]).cast::<f32>().read();
-                            add_scaled(level, dst.row_mut((j, i2, i3)), row, b);
+                }
+            });
+        };
+        let start = memory.as_ptr() as usize;
+        let span = start..start + activation_bytes(op, &b.desc);
+        steps.push(Step::over(b.desc.elements(), round, vec![b.span()], vec![span.clone()]));
+        records = Some((memory, span));
+    }
+
+    let split = Split::new(m, tokens, n2 * n3, c.threads);
+    let per_batch = split.items(m, tokens);
+    let reads = records.as_ref().map_or_else(|| b.span(), |(_, span)| span.clone());
+    let run = move |work: &Work| {
+        work.share(per_batch * n2 * n3, 1, |items| {
+            for item in items {
+                let batch = item / per_batch;
+                let (i2, i3) = (batch % n2, batch / n2);
+                let (tiles, range) = split.item(item % per_batch, m, tokens);
+                // SAFETY: the batch exists in all three tensors; a and b (or its records) are not written in this step;
+                // the tiles of these tokens belong to this item; the scratch is this thread's own, of the size asked for.
+                unsafe {
+                    let at = |t: &RawTensor| t.at(t.desc.row_offset(0, i2, i3));
+                    let (a_stride, y_token) = (a.desc.nb[1], dst.desc.nb[1]);
+                    let (b, b_token, b_step) = match &records {
+                        Some((memory, _)) => {
+                            let size = record_size(rows);
+                            (memory.as_ptr().add(batch * tokens * size), size, 4)
                         }
+                        None => (at(&b), b.desc.nb[0], b.desc.nb[1]),
+                    };
+                    let (ty, y, scratch) = (a.desc.ty, at(&dst), work.scratch);
+                    let a = at(&a);
+                    let job = Job { level, ty, m, rows, a, a_stride, b, b_token, b_step, y, y_token, scratch };
+                    match scale {
+                        Some(d) => uniform(&job, d, tiles, range),
+                        None => float(&job, tiles, range),
                     }
                 }
             }
         });
     };
-    vec![Step {
-        run: Box::new(run),
-        reads: [a, b].iter().map(RawTensor::span).collect(),
-        writes: vec![dst.span()],
-        alone: false,
-    }]
+    let products = dst.desc.elements().saturating_mul(rows);
+    let alone = products <= 8 * ALONE;
+    steps.push(Step { run: Box::new(run), reads: vec![a.span(), reads], writes: vec![dst.span()], alone });
+    Ok(steps)
 }

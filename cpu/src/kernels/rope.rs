@@ -17,9 +17,10 @@ multiversion! {
             RopeMode::Neox => {
                 let half = n_rot / 2;
                 let ((x0, x1), (y0, y1)) = (x[..n_rot].split_at(half), y[..n_rot].split_at_mut(half));
-                for p in 0..half {
-                    let (c, s) = (cs[2 * p], sign * cs[2 * p + 1]);
-                    (y0[p], y1[p]) = (x0[p] * c - x1[p] * s, x0[p] * s + x1[p] * c);
+                let x = x0.iter().zip(&x1[..half]);
+                for ((y0, y1), ((x0, x1), cs)) in y0.iter_mut().zip(y1).zip(x.zip(cs.as_chunks::<2>().0)) {
+                    let (c, s) = (cs[0], sign * cs[1]);
+                    (*y0, *y1) = (x0 * c - x1 * s, x0 * s + x1 * c);
                 }
             }
         }

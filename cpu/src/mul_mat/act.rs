@@ -4,7 +4,7 @@
 //! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes, a
 //! multiple of 64.
 
-use super::{ActFormat, QK, QK_K};
+use super::{ActFormat, QK, QK_K, amx};
 use crate::simd::SimdLevel;
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
@@ -50,36 +50,40 @@ enum I8Order {
     Tq2,
     /// Byte m of plane n goes with trit n of byte m of a TQ1_0 block; 320 bytes.
     Tq1,
+    /// The same planes of 52 bytes without gaps.
+    Tq1Tiles,
 }
 
 impl I8Order {
-    /// One token is multiplied with the file's own blocks, several with unpacked ones.
-    fn of(fmt: ActFormat, n: usize) -> Self {
+    /// One token is multiplied with the file's own blocks, several with unpacked ones, many with tiles.
+    fn of(level: SimdLevel, fmt: ActFormat, n: usize) -> Self {
+        let tiles = amx::takes(level, n);
         match fmt {
-            _ if n != 1 => Self::Natural,
-            ActFormat::I8Tq1 => Self::Tq1,
-            _ => Self::Tq2,
+            ActFormat::I8Tq1 if n == 1 => Self::Tq1,
+            ActFormat::I8Tq1 if tiles => Self::Tq1Tiles,
+            _ if n == 1 || tiles => Self::Tq2,
+            _ => Self::Natural,
         }
     }
 
     fn block_size(self) -> usize {
         match self {
-            Self::Natural | Self::Tq2 => QK_K,
+            Self::Natural | Self::Tq2 | Self::Tq1Tiles => QK_K,
             Self::Tq1 => TQ1_PLANES,
         }
     }
 }
 
 /// Bytes of one prepared token of k elements.
-pub(super) fn record_size(fmt: ActFormat, k: usize, n: usize) -> usize {
+pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
     match fmt {
         // 64 more: rows a power of two apart would share the sets of the L1 cache.
         ActFormat::F32 => k.next_multiple_of(16) * 4 + 64,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
-            let blocks = I8Order::of(fmt, n).block_size() * (k / QK_K);
+            let blocks = I8Order::of(level, fmt, n).block_size() * (k / QK_K);
             blocks + size_of::<I8Tail>()
         }
-        ActFormat::Q8_0 => k.div_ceil(64) * size_of::<Q8Pair>(),
+        ActFormat::Q8_0 | ActFormat::Q8KPairs => k.div_ceil(64) * size_of::<Q8Pair>(),
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
     }
 }
@@ -89,7 +93,7 @@ pub(super) fn record_size(fmt: ActFormat, k: usize, n: usize) -> usize {
 /// # Safety
 /// `dst` has room for a record and is aligned to 64 bytes; `level` is supported.
 pub(super) unsafe fn token(level: SimdLevel, fmt: ActFormat, n: usize, x: &[f32], dst: *mut u8) {
-    let order = I8Order::of(fmt, n);
+    let order = I8Order::of(level, fmt, n);
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
@@ -101,12 +105,13 @@ pub(super) unsafe fn token(level: SimdLevel, fmt: ActFormat, n: usize, x: &[f32]
         // SAFETY: the caller's promise.
         unsafe { any_level(fmt, order, x, dst) }
     }
-    // SAFETY: the caller promises that the level is supported.
+    // SAFETY: the caller promises that the level is supported (in unit tests, it may be emulated).
     unsafe {
         match level {
+            _ if cfg!(test) && !level.supported() => any_level(fmt, order, x, dst),
             SimdLevel::Scalar => any_level(fmt, order, x, dst),
-            SimdLevel::Avx2 => avx2(fmt, order, x, dst),
-            SimdLevel::Avx512 | SimdLevel::Avx512Vnni => avx512(fmt, order, x, dst),
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2(fmt, order, x, dst),
+            SimdLevel::Avx512 | SimdLevel::Avx512Vnni | SimdLevel::Amx => avx512(fmt, order, x, dst),
         }
     }
 }
@@ -121,6 +126,7 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
             ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
             ActFormat::Q8_0 => q8_0(x, dst.cast()),
             ActFormat::Q8K => q8_k(x, dst.cast()),
+            ActFormat::Q8KPairs => q8_k_pairs(x, dst.cast()),
         }
     }
 }
@@ -197,7 +203,8 @@ unsafe fn i8_token(order: I8Order, x: &[f32], dst: *mut u8) {
             match order {
                 I8Order::Natural => *dst.cast() = q,
                 I8Order::Tq2 => *dst.cast() = tq2_order(&q),
-                I8Order::Tq1 => *dst.cast() = tq1_order(&q),
+                I8Order::Tq1 => *dst.cast() = tq1_order::<64, TQ1_PLANES>(&q),
+                I8Order::Tq1Tiles => *dst.cast() = tq1_order::<52, QK_K>(&q),
             }
             dst = dst.add(order.block_size());
         }
@@ -218,10 +225,11 @@ fn tq2_order(q: &[i8; QK_K]) -> [i8; QK_K] {
     planes
 }
 
+/// Planes `PLANE` bytes apart; the last one has 48.
 #[inline(always)]
-fn tq1_order(q: &[i8; QK_K]) -> [i8; TQ1_PLANES] {
-    let mut planes = [0; TQ1_PLANES];
-    for (n, plane) in planes.chunks_exact_mut(64).enumerate() {
+fn tq1_order<const PLANE: usize, const SIZE: usize>(q: &[i8; QK_K]) -> [i8; SIZE] {
+    let mut planes = [0; SIZE];
+    for (n, plane) in planes.chunks_mut(PLANE).enumerate() {
         plane[..32].copy_from_slice(&q[32 * n..32 * n + 32]);
         plane[32..48].copy_from_slice(&q[160 + 16 * n..176 + 16 * n]);
         if n < 4 {
@@ -241,9 +249,7 @@ unsafe fn q8_0(x: &[f32], mut dst: *mut Q8Pair) {
             out.q[32 * half..32 * half + 32].copy_from_slice(&q);
             out.d[8 * half..8 * half + 8].fill(round_f16(amax / 127.0));
         }
-        for (sum, four) in out.nsum.iter_mut().zip(out.q.chunks_exact(4)) {
-            *sum = -128 * four.iter().map(|&q| i32::from(q)).sum::<i32>();
-        }
+        out.nsum = nsum(&out.q);
         // SAFETY: the record has one `Q8Pair` for each 64 elements.
         unsafe {
             dst.write(out);
@@ -252,16 +258,45 @@ unsafe fn q8_0(x: &[f32], mut dst: *mut Q8Pair) {
     }
 }
 
+/// -128 times the sums of four.
+#[inline(always)]
+fn nsum(q: &[i8; 64]) -> [i32; 16] {
+    let mut sums = [0; 16];
+    for (sum, four) in sums.iter_mut().zip(q.chunks_exact(4)) {
+        *sum = -128 * four.iter().map(|&q| i32::from(q)).sum::<i32>();
+    }
+    sums
+}
+
+/// A block of 256 and its scale.
+#[inline(always)]
+fn quantize_256(block: &[f32]) -> ([i8; QK_K], f32) {
+    let amax = absmax(block);
+    if amax == 0.0 {
+        return ([0; QK_K], 0.0);
+    }
+    let e = 127.0 / amax;
+    (quantize(block, e), 1.0 / e)
+}
+
+#[inline(always)]
+unsafe fn q8_k_pairs(x: &[f32], mut dst: *mut Q8Pair) {
+    for block in x.chunks_exact(QK_K) {
+        let (q, d) = quantize_256(block);
+        for q in q.as_chunks::<64>().0 {
+            // SAFETY: the record has one `Q8Pair` for each 64 elements.
+            unsafe {
+                dst.write(Q8Pair { q: *q, nsum: nsum(q), d: [d; 16] });
+                dst = dst.add(1);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
     for block in x.chunks_exact(QK_K) {
-        let amax = absmax(block);
-        let (q, d) = if amax == 0.0 {
-            ([0; QK_K], 0.0)
-        } else {
-            let e = 127.0 / amax;
-            (quantize(block, e), 1.0 / e)
-        };
+        let (q, d) = quantize_256(block);
         let mut out = Q8K { q, sum2x32: [0; 128], bsums: [0; 8], sum: 0, d };
         for (sum, two) in out.sum2x32.iter_mut().zip(q.chunks_exact(2)) {
             *sum = 32 * (i16::from(two[0]) + i16::from(two[1]));

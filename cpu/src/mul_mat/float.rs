@@ -2,8 +2,9 @@
 
 use super::Job;
 use super::fetch::Ahead;
-use super::panel::{MAX_TILE, Panels, Rows};
+use super::panel::{self, MAX_ROWS};
 use super::vector::{self, Kernel, Simd};
+use std::marker::PhantomData;
 
 /// A type of float weights.
 pub(super) trait Float {
@@ -48,32 +49,49 @@ pub(super) unsafe fn mul_mat<W: Float>(job: &Job) {
     // SAFETY: the caller's promises.
     unsafe {
         if job.n == 1 {
-            vector::run(job.level, &Token::<W>(std::marker::PhantomData), job);
+            vector::run(job.level, &Token::<W>(PhantomData), job);
         } else {
-            vector::run(job.level, &Panels(&Direct::<W>(std::marker::PhantomData)), job);
+            vector::run(job.level, &Gemm::<W>(PhantomData), job);
         }
     }
 }
 
 /// One token: four rows at a time, to have four chains of additions.
-struct Token<W>(std::marker::PhantomData<W>);
+struct Token<W>(PhantomData<W>);
 
 impl<W: Float> Kernel for Token<W> {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, job: &Job) {
+        const R: usize = 4;
+        let whole = job.k / 16 * 16;
         let mut ahead = Ahead::new(job);
         let mut r = job.r0;
         while r < job.r1 {
-            let count = 4.min(job.r1 - r);
-            // SAFETY: rows below r1; a short tile repeats its last row.
+            let count = R.min(job.r1 - r);
+            // SAFETY: rows below r1 have k weights, the token k activations and zeros up to a multiple of 16.
             unsafe {
-                let mut w = [job.row(r); 4];
-                for (i, w) in w.iter_mut().enumerate() {
-                    *w = job.row(r + i.min(count - 1));
+                // A short tile repeats its last row.
+                let w: [*const u8; R] = std::array::from_fn(|i| job.row(r + i.min(count - 1)));
+                let x = job.token(0).cast::<f32>();
+                let mut acc = [S::zero_f(); R];
+                // The next tile's rows, while this one's are read.
+                let next_tile = w[0].wrapping_add(R * job.row_bytes);
+                for at in (0..whole).step_by(16) {
+                    let byte = at * W::SIZE;
+                    ahead.up_to::<S>(next_tile.wrapping_add(R * byte));
+                    let x = S::load_f(x.add(at));
+                    for i in 0..R {
+                        acc[i] = S::add_f(acc[i], S::mul_f(W::load::<S>(w[i].add(byte)), x));
+                    }
                 }
-                let y = tile::<S, W, 4, 1>(job.k, w, [job.token(0)], Some(&mut ahead));
-                for (i, y) in y[..count].iter().enumerate() {
-                    job.set(0, r + i, y[0]);
+                if whole < job.k {
+                    let x = S::load_f(x.add(whole));
+                    for i in 0..R {
+                        acc[i] = S::add_f(acc[i], S::mul_f(load_last::<S, W>(w[i], job.k), x));
+                    }
+                }
+                for (i, &y) in S::tree4(acc)[..count].iter().enumerate() {
+                    job.set(0, r + i, y);
                 }
             }
             r += count;
@@ -81,85 +99,174 @@ impl<W: Float> Kernel for Token<W> {
     }
 }
 
-/// Rows as they lie in the file.
-struct Direct<W>(std::marker::PhantomData<W>);
-
-impl<W: Float> Rows for Direct<W> {
-    const LANES: bool = true;
-
-    fn unpacked_size(&self, _k: usize) -> usize {
-        0
-    }
-
-    #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, _: usize, _: *const u8, _: *mut u8, _: &mut Ahead) {}
-
-    #[inline(always)]
-    unsafe fn tile<S: Simd, const R: usize, const T: usize>(
-        &self,
-        k: usize,
-        w: [*const u8; R],
-        x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
-        // SAFETY: the caller's promises.
-        unsafe { tile::<S, W, R, T>(k, w, x, None) }
-    }
-}
-
+/// The last k % 16 weights of a row. After them zeros: adding their products changes no lane, as no lane is -0.
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
-    k: usize,
-    w: [*const u8; R],
-    x: [*const u8; T],
-    mut ahead: Option<&mut Ahead>,
-) -> [[f32; MAX_TILE]; R] {
+unsafe fn load_last<S: Simd, W: Float>(row: *const u8, k: usize) -> S::F {
     let whole = k / 16 * 16;
-    // SAFETY: rows have k weights, tokens k activations and zeros up to a multiple of 16.
+    let mut last = [0u8; 64];
+    // SAFETY: the caller has a row of k weights; fewer than 16 of at most 4 bytes are copied.
     unsafe {
-        let mut acc = [[S::zero_f(); MAX_TILE]; R];
-        // The next tile's rows, while this one's are read.
-        let next_tile = w[0].wrapping_add(R * k * W::SIZE);
-        for at in (0..whole).step_by(16) {
-            let byte = at * W::SIZE;
-            if let Some(ahead) = &mut ahead {
-                ahead.up_to::<S>(next_tile.wrapping_add(R * byte));
-            }
-            let mut ws = [S::zero_f(); R];
-            for r in 0..R {
-                ws[r] = W::load::<S>(w[r].add(byte));
-            }
-            step::<S, W, R, T>(&mut acc, ws, x, at);
-        }
-        if whole < k {
-            let mut ws = [S::zero_f(); R];
-            for r in 0..R {
-                // Zeros after the end of the row: adding their products changes no lane, as no lane is -0.
-                let mut last = [0u8; 64];
-                let src = w[r].add(whole * W::SIZE);
-                src.copy_to_nonoverlapping(last.as_mut_ptr(), (k - whole) * W::SIZE);
-                ws[r] = W::load::<S>(last.as_ptr());
-            }
-            step::<S, W, R, T>(&mut acc, ws, x, whole);
-        }
-        S::trees::<R, T>(&acc)
+        row.add(whole * W::SIZE).copy_to_nonoverlapping(last.as_mut_ptr(), (k - whole) * W::SIZE);
+        W::load::<S>(last.as_ptr())
     }
 }
 
-/// Adds 16 products to each output.
+/// Bytes of a row of a panel: f32, up to a multiple of 16.
+fn unpacked_size(k: usize) -> usize {
+    k.next_multiple_of(16) * 4
+}
+
+pub(super) fn scratch_size(k: usize) -> usize {
+    panel::size(unpacked_size(k))
+}
+
+/// Elements of a row that are multiplied before the next rows. Few registers ask for much of the L1 cache, which holds
+/// this much of a tile; many do with the L2 cache, and putting lanes aside between blocks would cost a tenth.
+const fn block_len<S: Simd>() -> usize {
+    if S::WIDE { 4096 } else { 512 }
+}
+
+/// Most tokens of a tile.
+const T: usize = 6;
+
+/// The 16 lanes of each output of a panel and a tile of tokens, between blocks.
+type Lanes = [[f32; 16]; MAX_ROWS * T];
+
+/// Several tokens: rows widened to f32 once for all of them, in tiles that fill the registers.
+struct Gemm<W>(PhantomData<W>);
+
+impl<W: Float> Kernel for Gemm<W> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, job: &Job) {
+        let unpacked = unpacked_size(job.k);
+        let rows = panel::rows(unpacked);
+        let mut ahead = Ahead::new(job);
+        let mut lanes: Lanes = [[0.0; 16]; MAX_ROWS * T];
+        let mut r0 = job.r0;
+        while r0 < job.r1 {
+            let count = rows.min(job.r1 - r0);
+            // SAFETY: the scratch memory has `rows` unpacked rows; rows are below r1, tokens below n.
+            unsafe {
+                for r in 0..count {
+                    widen::<S, W>(job, r0 + r, r, count, &mut ahead);
+                }
+                let mut t = 0;
+                while t < job.n {
+                    t += match job.n - t {
+                        1 => tokens::<S, 1>(job, r0, count, t, &mut lanes),
+                        2 | 3 => tokens::<S, 2>(job, r0, count, t, &mut lanes),
+                        4 | 5 => tokens::<S, 4>(job, r0, count, t, &mut lanes),
+                        _ => tokens::<S, T>(job, r0, count, t, &mut lanes),
+                    };
+                }
+            }
+            r0 += count;
+        }
+    }
+}
+
+/// Widens a row to row `to` of a panel of `rows`. A panel is stored block by block, each row by row, in the order in which
+/// it is read.
 #[inline(always)]
-unsafe fn step<S: Simd, W: Float, const R: usize, const T: usize>(
-    acc: &mut [[S::F; MAX_TILE]; R],
-    ws: [S::F; R],
-    x: [*const u8; T],
-    at: usize,
-) {
-    // SAFETY: the caller's promises.
+unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize, ahead: &mut Ahead) {
+    let (k, padded) = (job.k, job.k.next_multiple_of(16));
+    // SAFETY: a row has k weights; the scratch memory has room for `rows` times `padded`.
     unsafe {
-        for t in 0..T {
-            let x = S::load_f(x[t].cast::<f32>().add(at));
-            for r in 0..R {
-                acc[r][t] = S::add_f(acc[r][t], S::mul_f(ws[r], x));
+        let src = job.row(row);
+        for start in (0..padded).step_by(block_len::<S>()) {
+            let len = block_len::<S>().min(padded - start);
+            let dst = job.scratch.cast::<f32>().add(start * rows + len * to);
+            for at in (0..len).step_by(16) {
+                let w = if start + at + 16 <= k {
+                    let src = src.add((start + at) * W::SIZE);
+                    ahead.of::<S>(src);
+                    W::load::<S>(src)
+                } else {
+                    load_last::<S, W>(src, k)
+                };
+                S::store_f(dst.add(at), w);
             }
         }
     }
+}
+
+/// The rows of the panel times tokens `t..t + T`; returns T.
+#[inline(always)]
+unsafe fn tokens<S: Simd, const T: usize>(job: &Job, r0: usize, rows: usize, t: usize, lanes: &mut Lanes) -> usize {
+    let padded = job.k.next_multiple_of(16);
+    let mut at = 0;
+    while at < padded {
+        let len = block_len::<S>().min(padded - at);
+        let mut r = 0;
+        while r < rows {
+            // SAFETY: rows of the panel and tokens below n have `padded` values; tiles end before MAX_ROWS.
+            unsafe {
+                let w = job.scratch.cast::<f32>().add(at * rows + len * r);
+                let x = job.token(t).cast::<f32>().add(at);
+                let x_stride = job.act_stride / 4;
+                let lanes = lanes[r * T..].as_mut_ptr();
+                r += match (S::WIDE, rows - r) {
+                    (true, 4..) => tile::<S, 4, T>(len, w, x, x_stride, lanes, at == 0),
+                    (_, 2..) => tile::<S, 2, T>(len, w, x, x_stride, lanes, at == 0),
+                    _ => tile::<S, 1, T>(len, w, x, x_stride, lanes, at == 0),
+                };
+            }
+        }
+        at += len;
+    }
+    let outputs = rows * T;
+    for i in (0..outputs).step_by(4) {
+        // SAFETY: the features are the caller's promise; rows are below r1 and tokens below n.
+        unsafe {
+            let y = S::tree4(std::array::from_fn(|j| S::load_f(lanes[(i + j).min(outputs - 1)].as_ptr())));
+            for (i, &y) in (i..outputs).zip(&y) {
+                job.set(t + i % T, r0 + i / T, y);
+            }
+        }
+    }
+    T
+}
+
+/// Adds `len` products to each output of R rows and T tokens; returns R.
+#[inline(always)]
+unsafe fn tile<S: Simd, const R: usize, const T: usize>(
+    len: usize,
+    w: *const f32,
+    x: *const f32,
+    x_stride: usize,
+    lanes: *mut [f32; 16],
+    first: bool,
+) -> usize {
+    for part in (0..16).step_by(S::REG) {
+        // SAFETY: the caller has R rows and T tokens of `len` floats, a multiple of 16, and lanes for R * T outputs.
+        unsafe {
+            let lanes = lanes.cast::<f32>().add(part);
+            let mut acc = [[S::zero_r(); T]; R];
+            if !first {
+                for r in 0..R {
+                    for t in 0..T {
+                        acc[r][t] = S::load_r(lanes.add((r * T + t) * 16));
+                    }
+                }
+            }
+            for at in (part..len).step_by(16) {
+                let mut ws = [S::zero_r(); R];
+                for r in 0..R {
+                    ws[r] = S::load_r(w.add(r * len + at));
+                }
+                for t in 0..T {
+                    let x = S::load_r(x.add(t * x_stride + at));
+                    for r in 0..R {
+                        acc[r][t] = S::add_r(acc[r][t], S::mul_r(ws[r], x));
+                    }
+                }
+            }
+            for r in 0..R {
+                for t in 0..T {
+                    S::store_r(lanes.add((r * T + t) * 16), acc[r][t]);
+                }
+            }
+        }
+    }
+    R
 }

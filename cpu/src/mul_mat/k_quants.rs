@@ -1,5 +1,6 @@
-//! Q4_K and Q6_K: exact integers per super-block in 16 lanes, then one multiplication and addition each.
+//! Q4_K, Q5_K and Q6_K: exact integers per super-block in 16 lanes, then one multiplication and addition each.
 
+use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 use super::Job;
@@ -7,6 +8,7 @@ use super::QK_K;
 use super::act::Q8K;
 use super::fetch::Ahead;
 use super::panel::{MAX_TILE, Panels, Rows};
+use super::unpack::bit_planes;
 use super::vector::{self, Kernel, Simd};
 
 /// A super-block unpacked: codes in the order of the elements, and what they are scaled by.
@@ -19,12 +21,12 @@ pub(super) struct Unpacked<B> {
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
 pub(super) struct Scales {
-    /// One for each 32 (Q4_K, 8 of them) or 16 (Q6_K).
+    /// One for each 32 (Q4_K and Q5_K, 8 of them) or 16 (Q6_K).
     each: [i16; 16],
     d: f32,
     dmin: f32,
-    /// The minima of the 8 sub-blocks, a byte each.
-    mins: u64,
+    /// The minima of the 8 sub-blocks.
+    mins: [i16; 8],
 }
 
 /// A type of super-blocks of 256.
@@ -43,7 +45,31 @@ pub(super) trait KBlock {
 }
 
 pub(super) struct Q4K;
+pub(super) struct Q5K;
 pub(super) struct Q6K;
+
+/// d, dmin, and 8 scales and minima of 6 bits: how Q4_K and Q5_K begin.
+#[inline(always)]
+unsafe fn six_bits<S: Simd>(p: *const u8) -> Scales {
+    // SAFETY: d, dmin, 12 bytes of scales.
+    unsafe {
+        let s = |i: usize| p.add(4 + 4 * i).cast::<u32>().read_unaligned();
+        let (s0, s1, s2) = (s(0), s(1), s(2));
+        let scales_hi = (s2 & 0x0f0f_0f0f) | (((s0 >> 6) & 0x0303_0303) << 4);
+        let mins_hi = ((s2 >> 4) & 0x0f0f_0f0f) | (((s1 >> 6) & 0x0303_0303) << 4);
+        let scales = u64::from(s0 & 0x3f3f_3f3f) | u64::from(scales_hi) << 32;
+        let mins = u64::from(s1 & 0x3f3f_3f3f) | u64::from(mins_hi) << 32;
+        let mut out = Scales {
+            each: [0; 16],
+            d: S::f16_to_f32(p.cast::<u16>().read_unaligned()),
+            dmin: S::f16_to_f32(p.add(2).cast::<u16>().read_unaligned()),
+            mins: [0; 8],
+        };
+        S::widen_u8x8(scales, out.each.as_mut_ptr());
+        S::widen_u8x8(mins, out.mins.as_mut_ptr());
+        out
+    }
+}
 
 impl KBlock for Q4K {
     const SIZE: usize = 144;
@@ -53,24 +79,34 @@ impl KBlock for Q4K {
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
         // SAFETY: d, dmin, 12 bytes of scales, 128 of codes.
         unsafe {
-            let s = |i: usize| p.add(4 + 4 * i).cast::<u32>().read_unaligned();
-            let (s0, s1, s2) = (s(0), s(1), s(2));
-            let scales_hi = (s2 & 0x0f0f_0f0f) | (((s0 >> 6) & 0x0303_0303) << 4);
-            let mins_hi = ((s2 >> 4) & 0x0f0f_0f0f) | (((s1 >> 6) & 0x0303_0303) << 4);
-            let scales = u64::from(s0 & 0x3f3f_3f3f) | u64::from(scales_hi) << 32;
-            let mins = u64::from(s1 & 0x3f3f_3f3f) | u64::from(mins_hi) << 32;
-            let mut out = Unpacked {
-                codes: [S::zero(); 4],
-                scales: Scales {
-                    each: [0; 16],
-                    d: S::f16_to_f32(p.cast::<u16>().read_unaligned()),
-                    dmin: S::f16_to_f32(p.add(2).cast::<u16>().read_unaligned()),
-                    mins,
-                },
-            };
-            S::widen_u8x8(scales, out.scales.each.as_mut_ptr());
+            let mut out = Unpacked { codes: [S::zero(); 4], scales: six_bits::<S>(p) };
             for c in 0..4 {
                 out.codes[c] = S::load_nibbles_32(p.add(16 + 32 * c));
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn chunk_scales<S: Simd>(scales: &Scales, c: usize) -> S::B {
+        // SAFETY: the caller's promises.
+        unsafe { S::splat_2x16(scales.each.as_ptr().add(2 * c)) }
+    }
+}
+
+impl KBlock for Q5K {
+    const SIZE: usize = 176;
+    const MINUS_32: bool = false;
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
+        // SAFETY: d, dmin, 12 bytes of scales, 32 of fifth bits, 128 of codes.
+        unsafe {
+            let mut out = Unpacked { codes: [S::zero(); 4], scales: six_bits::<S>(p) };
+            let high = _mm256_loadu_si256(p.add(16).cast());
+            for c in 0..4 {
+                let low = S::load_nibbles_32(p.add(48 + 32 * c));
+                out.codes[c] = S::or(low, bit_planes(high, c, 16).join::<S>());
             }
             out
         }
@@ -98,7 +134,7 @@ impl KBlock for Q6K {
                     each: [0; 16],
                     d: S::f16_to_f32(p.add(208).cast::<u16>().read_unaligned()),
                     dmin: 0.0,
-                    mins: 0,
+                    mins: [0; 8],
                 },
             };
             S::widen_i8x16(p.add(192), out.scales.each.as_mut_ptr());
@@ -119,8 +155,9 @@ impl KBlock for Q6K {
     }
 }
 
-/// Bytes of an unpacked super-block: codes, scales. Small, for a tile of rows and of tokens to fit the L1 cache.
-const UNPACKED: usize = 256 + size_of::<Scales>();
+/// Of an unpacked super-block: codes, then scales. Small, for a tile of rows and of tokens to fit the L1 cache.
+const SCALES: usize = 256;
+const UNPACKED: usize = SCALES + size_of::<Scales>();
 
 pub(super) fn unpacked_size(k: usize) -> usize {
     k / QK_K * UNPACKED
@@ -145,6 +182,20 @@ unsafe fn chunk<S: Simd, W: KBlock>(acc: S::B, codes: S::B, scales: S::B, q: S::
         let p = S::maddubs(codes, q);
         let p = if W::MINUS_32 { S::sub16(p, sum2x32) } else { p };
         S::madd_acc(acc, p, scales)
+    }
+}
+
+/// The sum of eight products.
+///
+/// # Safety
+/// The CPU has AVX2, as every level here.
+#[inline(always)]
+unsafe fn dot_8(a: &[i16; 8], b: &[i16; 8]) -> i32 {
+    // SAFETY: the caller's promise; both have 16 bytes.
+    unsafe {
+        let p = _mm_madd_epi16(_mm_loadu_si128(a.as_ptr().cast()), _mm_loadu_si128(b.as_ptr().cast()));
+        let p = _mm_add_epi32(p, _mm_unpackhi_epi64(p, p));
+        _mm_cvtsi128_si32(_mm_add_epi32(p, _mm_shuffle_epi32::<1>(p)))
     }
 }
 
@@ -179,8 +230,7 @@ impl<W: KBlock> Kernel for Token<W> {
                         let d = S::splat_f(w.scales.d * x.d);
                         lanes[i] = S::add_f(lanes[i], S::mul_f(S::to_f(acc), d));
                         if !W::MINUS_32 {
-                            let m = S::dot8x4([w.scales.mins; 4], [x.bsums.as_ptr(); 4]);
-                            mins[i] += m[0] as f32 * (w.scales.dmin * x.d);
+                            mins[i] += dot_8(&w.scales.mins, &x.bsums) as f32 * (w.scales.dmin * x.d);
                         }
                     }
                 }
@@ -199,6 +249,8 @@ struct SuperBlocks<W>(PhantomData<W>);
 
 impl<W: KBlock> Rows for SuperBlocks<W> {
     const LANES: bool = true;
+    // The minima take registers too.
+    const LOW: bool = !W::MINUS_32;
 
     fn unpacked_size(&self, k: usize) -> usize {
         unpacked_size(k)
@@ -216,7 +268,7 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
                 for c in 0..4 {
                     S::store(dst.add(64 * c), w.codes[c]);
                 }
-                dst.add(256).cast::<Scales>().write(w.scales);
+                dst.add(SCALES).cast::<Scales>().write(w.scales);
             }
         }
     }
@@ -231,52 +283,114 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
         // SAFETY: rows have k / 256 unpacked blocks, tokens k / 256 blocks.
         unsafe {
             let mut lanes = [[S::zero_f(); MAX_TILE]; R];
-            let mut mins = [[0.0f32; MAX_TILE]; R];
+            let mut mins = [_mm_setzero_ps(); R];
             for b in 0..k / QK_K {
-                let mut acc = [[S::zero(); T]; R];
-                let scales: [&Scales; R] = w.map(|w| &*w.add(b * UNPACKED + 256).cast());
-                for c in 0..4 {
-                    let mut codes = [S::zero(); R];
-                    let mut by = [S::zero(); R];
-                    for r in 0..R {
-                        codes[r] = S::load(w[r].add(b * UNPACKED + 64 * c));
-                        by[r] = W::chunk_scales::<S>(scales[r], c);
-                    }
-                    for t in 0..T {
-                        let x = &*x[t].cast::<Q8K>().add(b);
-                        let q = S::load(x.q.as_ptr().cast::<u8>().add(64 * c));
-                        let sums = S::load(x.sum2x32.as_ptr().cast::<u8>().add(64 * c));
-                        for r in 0..R {
-                            acc[r][t] = chunk::<S, W>(acc[r][t], codes[r], by[r], q, sums);
-                        }
-                    }
-                }
-                let mut dx = [0.0; MAX_TILE];
-                let mut bsums = [std::ptr::null(); MAX_TILE];
-                for t in 0..MAX_TILE {
-                    let x = &*x[t % T].cast::<Q8K>().add(b);
-                    (dx[t], bsums[t]) = (x.d, x.bsums.as_ptr());
-                }
+                let w = w.map(|w| w.add(b * UNPACKED));
+                let x = x.map(|x| &*x.cast::<Q8K>().add(b));
+                let scales: [&Scales; R] = w.map(|w| &*w.add(SCALES).cast());
+                let acc = super_block::<S, W, R, T>(w, x);
+                let x4: [&Q8K; MAX_TILE] = std::array::from_fn(|t| x[t % T]);
+                let dx = _mm_setr_ps(x4[0].d, x4[1].d, x4[2].d, x4[3].d);
                 for r in 0..R {
+                    let d = S::splat_f(scales[r].d);
                     for t in 0..T {
-                        let d = S::splat_f(scales[r].d * dx[t]);
-                        lanes[r][t] = S::add_f(lanes[r][t], S::mul_f(S::to_f(acc[r][t]), d));
+                        let sum = S::mul_f(S::to_f(acc[r][t]), S::mul_f(d, S::splat_f(x[t].d)));
+                        lanes[r][t] = S::add_f(lanes[r][t], sum);
                     }
-                    if !W::MINUS_32 {
-                        let m = S::dot8x4([scales[r].mins; 4], bsums);
-                        for t in 0..MAX_TILE {
-                            mins[r][t] += m[t] as f32 * (scales[r].dmin * dx[t]);
-                        }
+                }
+                if !W::MINUS_32 {
+                    let bsums = transpose(x4.map(|x| _mm_loadu_si128(x.bsums.as_ptr().cast())));
+                    for r in 0..R {
+                        let d = _mm_mul_ps(_mm_set1_ps(scales[r].dmin), dx);
+                        let m = _mm_cvtepi32_ps(dot_mins(&scales[r].mins, bsums));
+                        mins[r] = _mm_add_ps(mins[r], _mm_mul_ps(m, d));
                     }
                 }
             }
             let mut y = S::trees::<R, T>(&lanes);
             for r in 0..R {
+                let mins = to_array(mins[r]);
                 for t in 0..T {
-                    y[r][t] -= mins[r][t];
+                    y[r][t] -= mins[t];
                 }
             }
             y
         }
+    }
+}
+
+/// The integer sums of a super-block.
+///
+/// # Safety
+/// The CPU has the features of `S`; each `w` is an unpacked super-block.
+#[inline(always)]
+unsafe fn super_block<S: Simd, W: KBlock, const R: usize, const T: usize>(
+    w: [*const u8; R],
+    x: [&Q8K; T],
+) -> [[S::B; T]; R] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut acc = [[S::zero(); T]; R];
+        for c in 0..4 {
+            let mut codes = [S::zero(); R];
+            let mut by = [S::zero(); R];
+            for r in 0..R {
+                codes[r] = S::load(w[r].add(64 * c));
+                by[r] = W::chunk_scales::<S>(&*w[r].add(SCALES).cast(), c);
+            }
+            for t in 0..T {
+                let q = S::load(x[t].q.as_ptr().cast::<u8>().add(64 * c));
+                let sums = S::load(x[t].sum2x32.as_ptr().cast::<u8>().add(64 * c));
+                for r in 0..R {
+                    acc[r][t] = chunk::<S, W>(acc[r][t], codes[r], by[r], q, sums);
+                }
+            }
+        }
+        acc
+    }
+}
+
+/// # Safety
+/// The CPU has AVX2, as every level here.
+#[inline(always)]
+unsafe fn to_array(v: __m128) -> [f32; 4] {
+    let mut out = [0.0; 4];
+    // SAFETY: the caller's promise.
+    unsafe { _mm_storeu_ps(out.as_mut_ptr(), v) };
+    out
+}
+
+/// Pairs of i16 of four tokens: pair p of all four in value p.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn transpose(v: [__m128i; 4]) -> [__m128i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (lo01, hi01) = (_mm_unpacklo_epi32(v[0], v[1]), _mm_unpackhi_epi32(v[0], v[1]));
+        let (lo23, hi23) = (_mm_unpacklo_epi32(v[2], v[3]), _mm_unpackhi_epi32(v[2], v[3]));
+        [
+            _mm_unpacklo_epi64(lo01, lo23),
+            _mm_unpackhi_epi64(lo01, lo23),
+            _mm_unpacklo_epi64(hi01, hi23),
+            _mm_unpackhi_epi64(hi01, hi23),
+        ]
+    }
+}
+
+/// `sum_j mins[j] * bsum_j` for four tokens, whose pairs of sums are transposed.
+///
+/// # Safety
+/// The CPU has AVX2.
+#[inline(always)]
+unsafe fn dot_mins(mins: &[i16; 8], bsums: [__m128i; 4]) -> __m128i {
+    // SAFETY: the caller's promise; there are four pairs of minima.
+    unsafe {
+        let product = |p: usize| {
+            let pair = _mm_set1_epi32(mins.as_ptr().add(2 * p).cast::<i32>().read_unaligned());
+            _mm_madd_epi16(pair, bsums[p])
+        };
+        _mm_add_epi32(_mm_add_epi32(product(0), product(1)), _mm_add_epi32(product(2), product(3)))
     }
 }

@@ -15,17 +15,27 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod act;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod emulated;
+#[cfg(target_arch = "x86_64")]
 mod fetch;
 #[cfg(target_arch = "x86_64")]
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod k_quants;
 #[cfg(target_arch = "x86_64")]
+mod pairs;
+#[cfg(target_arch = "x86_64")]
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod q8_0;
 #[cfg(target_arch = "x86_64")]
+mod sub_blocks_16;
+#[cfg(target_arch = "x86_64")]
 mod ternary;
+#[cfg(target_arch = "x86_64")]
+mod unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vector;
 #[cfg(target_arch = "x86_64")]
@@ -36,9 +46,9 @@ pub(crate) mod vector_avx512;
 use crate::simd::SimdLevel;
 use gguf::GgmlType;
 
-/// Block of TQ1_0, TQ2_0, Q4_K and Q6_K.
+/// Block of the ternary types and the K-quants.
 const QK_K: usize = GgmlType::Q6_K.block_size();
-/// Block of Q4_0 and Q8_0.
+/// Block of Q8_0 and its like.
 const QK: usize = GgmlType::Q8_0.block_size();
 
 /// What becomes of activations before they are multiplied, decided by the weights ([`WeightKind::act_format`]).
@@ -56,6 +66,8 @@ pub enum ActFormat {
     Q8_0,
     /// int8 with a scale per 256.
     Q8K,
+    /// The same, in the layout of `Q8_0`, for IQ4_XS weights.
+    Q8KPairs,
 }
 
 /// How ternary weights are stored.
@@ -89,8 +101,26 @@ pub enum WeightKind {
     Q8_0,
     /// Blocks of 32 4-bit integers.
     Q4_0,
+    /// Blocks of 32 4-bit integers with a minimum.
+    Q4_1,
+    /// Blocks of 32 5-bit integers.
+    Q5_0,
+    /// Blocks of 32 5-bit integers with a minimum.
+    Q5_1,
+    /// Blocks of 32 4-bit codes.
+    Iq4Nl,
+    /// Blocks of 256 4-bit codes.
+    Iq4Xs,
+    /// Blocks of 32 4-bit floats.
+    Mxfp4,
+    /// Blocks of 256 2-bit integers.
+    Q2K,
+    /// Blocks of 256 3-bit integers.
+    Q3K,
     /// Blocks of 256 4-bit integers.
     Q4K,
+    /// Blocks of 256 5-bit integers.
+    Q5K,
     /// Blocks of 256 6-bit integers.
     Q6K,
 }
@@ -102,8 +132,11 @@ impl WeightKind {
             Self::F32 | Self::F16 | Self::Bf16 => ActFormat::F32,
             Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
             Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
-            Self::Q8_0 | Self::Q4_0 => ActFormat::Q8_0,
-            Self::Ternary(_) | Self::Q4K | Self::Q6K => ActFormat::Q8K,
+            Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Iq4Nl | Self::Mxfp4 => {
+                ActFormat::Q8_0
+            }
+            Self::Iq4Xs => ActFormat::Q8KPairs,
+            Self::Ternary(_) | Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => ActFormat::Q8K,
         }
     }
 
@@ -116,7 +149,16 @@ impl WeightKind {
             Self::TernaryUniform { ty, .. } | Self::Ternary(ty) => ty.ggml_type(),
             Self::Q8_0 => GgmlType::Q8_0,
             Self::Q4_0 => GgmlType::Q4_0,
+            Self::Q4_1 => GgmlType::Q4_1,
+            Self::Q5_0 => GgmlType::Q5_0,
+            Self::Q5_1 => GgmlType::Q5_1,
+            Self::Iq4Nl => GgmlType::IQ4_NL,
+            Self::Iq4Xs => GgmlType::IQ4_XS,
+            Self::Mxfp4 => GgmlType::MXFP4,
+            Self::Q2K => GgmlType::Q2_K,
+            Self::Q3K => GgmlType::Q3_K,
             Self::Q4K => GgmlType::Q4_K,
+            Self::Q5K => GgmlType::Q5_K,
             Self::Q6K => GgmlType::Q6_K,
         }
     }
@@ -136,7 +178,16 @@ impl WeightKind {
             GgmlType::TQ2_0 => ternary(TernaryType::Tq2_0),
             GgmlType::Q8_0 => Self::Q8_0,
             GgmlType::Q4_0 => Self::Q4_0,
+            GgmlType::Q4_1 => Self::Q4_1,
+            GgmlType::Q5_0 => Self::Q5_0,
+            GgmlType::Q5_1 => Self::Q5_1,
+            GgmlType::IQ4_NL => Self::Iq4Nl,
+            GgmlType::IQ4_XS => Self::Iq4Xs,
+            GgmlType::MXFP4 => Self::Mxfp4,
+            GgmlType::Q2_K => Self::Q2K,
+            GgmlType::Q3_K => Self::Q3K,
             GgmlType::Q4_K => Self::Q4K,
+            GgmlType::Q5_K => Self::Q5K,
             GgmlType::Q6_K => Self::Q6K,
             _ => return None,
         })
@@ -161,7 +212,9 @@ impl TernaryType {
 fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, usize) {
     let used = match level {
         #[cfg(target_arch = "x86_64")]
-        SimdLevel::Avx2 | SimdLevel::Avx512 | SimdLevel::Avx512Vnni => act::record_size(fmt, k, n),
+        SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 | SimdLevel::Avx512Vnni | SimdLevel::Amx => {
+            act::record_size(level, fmt, k, n)
+        }
         _ => scalar::record_size(fmt, k),
     };
     (used, used.next_multiple_of(64))
@@ -169,7 +222,11 @@ fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, 
 
 /// Bytes of the buffer for the activations of `n` tokens of `k` elements.
 pub fn act_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
-    record_size(level, fmt, k, n).1 * n
+    #[cfg(target_arch = "x86_64")]
+    let records = if amx::takes(level, n) { n.next_multiple_of(amx::TOKENS) } else { n };
+    #[cfg(not(target_arch = "x86_64"))]
+    let records = n;
+    record_size(level, fmt, k, n).1 * records
 }
 
 /// Bytes of the scratch memory that each thread needs.
@@ -181,11 +238,21 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
         },
         #[cfg(target_arch = "x86_64")]
         _ => match kind {
-            WeightKind::F32 | WeightKind::F16 | WeightKind::Bf16 => 0,
+            WeightKind::F32 | WeightKind::F16 | WeightKind::Bf16 => float::scratch_size(k),
+            WeightKind::TernaryUniform { .. } if level == SimdLevel::Amx => {
+                amx::scratch_size(k).max(panel::size(ternary::Uniform::unpacked_size(k)))
+            }
             WeightKind::TernaryUniform { .. } => panel::size(ternary::Uniform::unpacked_size(k)),
             WeightKind::Ternary(_) => panel::size(ternary::Scaled::unpacked_size(k)),
             WeightKind::Q8_0 | WeightKind::Q4_0 => panel::size(q8_0::unpacked_size(k)),
-            WeightKind::Q4K | WeightKind::Q6K => panel::size(k_quants::unpacked_size(k)),
+            WeightKind::Q4_1 => panel::size(pairs::unpacked_size::<pairs::Q4_1>(k)),
+            WeightKind::Q5_0 => panel::size(pairs::unpacked_size::<pairs::Q5_0>(k)),
+            WeightKind::Q5_1 => panel::size(pairs::unpacked_size::<pairs::Q5_1>(k)),
+            WeightKind::Iq4Nl => panel::size(pairs::unpacked_size::<pairs::Iq4Nl>(k)),
+            WeightKind::Iq4Xs => panel::size(pairs::unpacked_size::<pairs::Iq4Xs>(k)),
+            WeightKind::Mxfp4 => panel::size(pairs::unpacked_size::<pairs::Mxfp4>(k)),
+            WeightKind::Q2K | WeightKind::Q3K => panel::size(sub_blocks_16::unpacked_size(k)),
+            WeightKind::Q4K | WeightKind::Q5K | WeightKind::Q6K => panel::size(k_quants::unpacked_size(k)),
         },
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
@@ -193,7 +260,7 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
 }
 
 /// Prepares tokens `t0..t1` of `n`, so that threads can share the work. All `n` must be prepared, at one level, before
-/// [`mul_mat`] reads any; the layout depends on `level`, `fmt` and on whether `n` is 1.
+/// [`mul_mat`] reads any; the layout depends on `level`, `fmt` and `n`.
 ///
 /// # Safety
 /// - `level` is supported by the CPU ([`SimdLevel::supported`]).
@@ -313,11 +380,21 @@ unsafe fn vector(kind: WeightKind, job: &Job) {
             WeightKind::F32 => float::mul_mat::<float::F32>(job),
             WeightKind::F16 => float::mul_mat::<float::F16>(job),
             WeightKind::Bf16 => float::mul_mat::<float::Bf16>(job),
+            WeightKind::TernaryUniform { ty, d } if amx::takes(job.level, job.n) => amx::uniform(ty, d, job),
             WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
             WeightKind::Ternary(ty) => ternary::scaled(ty, job),
             WeightKind::Q8_0 => q8_0::mul_mat::<q8_0::Q8_0>(job),
             WeightKind::Q4_0 => q8_0::mul_mat::<q8_0::Q4_0>(job),
+            WeightKind::Q4_1 => pairs::mul_mat::<pairs::Q4_1>(job),
+            WeightKind::Q5_0 => pairs::mul_mat::<pairs::Q5_0>(job),
+            WeightKind::Q5_1 => pairs::mul_mat::<pairs::Q5_1>(job),
+            WeightKind::Iq4Nl => pairs::mul_mat::<pairs::Iq4Nl>(job),
+            WeightKind::Iq4Xs => pairs::mul_mat::<pairs::Iq4Xs>(job),
+            WeightKind::Mxfp4 => pairs::mul_mat::<pairs::Mxfp4>(job),
+            WeightKind::Q2K => sub_blocks_16::mul_mat::<sub_blocks_16::Q2K>(job),
+            WeightKind::Q3K => sub_blocks_16::mul_mat::<sub_blocks_16::Q3K>(job),
             WeightKind::Q4K => k_quants::mul_mat::<k_quants::Q4K>(job),
+            WeightKind::Q5K => k_quants::mul_mat::<k_quants::Q5K>(job),
             WeightKind::Q6K => k_quants::mul_mat::<k_quants::Q6K>(job),
         }
     }

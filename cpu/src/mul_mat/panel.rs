@@ -5,14 +5,14 @@ use super::fetch::Ahead;
 use super::vector::{Kernel, Simd};
 
 /// Most rows of a panel.
-const MAX_ROWS: usize = 32;
+pub(super) const MAX_ROWS: usize = 32;
 /// A panel shares the L2 cache with the activations of a tile.
 const MAX_BYTES: usize = 256 * 1024;
 /// Most rows of a tile, and most tokens.
 pub(super) const MAX_TILE: usize = 4;
 
 /// Rows of a panel whose rows take `unpacked` bytes each; a multiple of [`MAX_TILE`].
-fn rows(unpacked: usize) -> usize {
+pub(super) fn rows(unpacked: usize) -> usize {
     match MAX_BYTES.checked_div(unpacked) {
         Some(n) => (n / MAX_TILE * MAX_TILE).clamp(MAX_TILE, MAX_ROWS),
         None => MAX_ROWS,
@@ -28,6 +28,8 @@ pub(super) fn size(unpacked: usize) -> usize {
 pub(super) trait Rows {
     /// Each output of a tile takes 16 lanes. Otherwise narrow registers allow larger tiles.
     const LANES: bool;
+    /// Tiles of two rows are faster than tiles of four, whatever the number of registers.
+    const LOW: bool = false;
 
     /// Bytes of an unpacked row, a multiple of 64; 0: the tiles read the file's rows.
     fn unpacked_size(&self, k: usize) -> usize;
@@ -56,7 +58,7 @@ impl<P: Rows> Kernel for Panels<'_, P> {
     unsafe fn run<S: Simd>(&self, job: &Job) {
         // SAFETY: the caller's promises.
         unsafe {
-            if S::WIDE {
+            if S::WIDE && !P::LOW {
                 panels::<S, P, 4>(self.0, job);
             } else {
                 panels::<S, P, 2>(self.0, job);

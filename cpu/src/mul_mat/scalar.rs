@@ -4,7 +4,8 @@ use std::slice::from_raw_parts;
 
 use ggml_ops::numerics::dot16;
 use ggml_ops::quants::{
-    BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, Ternary, act,
+    BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
+    BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, Ternary, act,
     bf16_to_f32, dot, f16_to_f32,
 };
 
@@ -16,7 +17,7 @@ pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
         ActFormat::F32 => k * 4,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
-        ActFormat::Q8K => k / QK_K * size_of::<BlockActQ8K>(),
+        ActFormat::Q8K | ActFormat::Q8KPairs => k / QK_K * size_of::<BlockActQ8K>(),
     }
 }
 
@@ -38,7 +39,7 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
             scale.copy_from_slice(&act::quantize_i8(x, bytemuck::cast_slice_mut(q)).to_ne_bytes());
         }
         ActFormat::Q8_0 => act::quantize_q8_0(x, bytemuck::cast_slice_mut(dst)),
-        ActFormat::Q8K => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
+        ActFormat::Q8K | ActFormat::Q8KPairs => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
     }
 }
 
@@ -65,7 +66,16 @@ pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
             WeightKind::Ternary(Tq2_0) => each::<BlockTq2_0, _>(job, dot::dot_ternary_q8_k),
             WeightKind::Q8_0 => each::<BlockQ8_0, BlockActQ8_0>(job, dot::dot_q8_0),
             WeightKind::Q4_0 => each::<BlockQ4_0, BlockActQ8_0>(job, dot::dot_q4_0),
+            WeightKind::Q4_1 => each::<BlockQ4_1, BlockActQ8_0>(job, dot::dot_q4_1),
+            WeightKind::Q5_0 => each::<BlockQ5_0, BlockActQ8_0>(job, dot::dot_q5_0),
+            WeightKind::Q5_1 => each::<BlockQ5_1, BlockActQ8_0>(job, dot::dot_q5_1),
+            WeightKind::Iq4Nl => each::<BlockIq4Nl, BlockActQ8_0>(job, dot::dot_iq4_nl),
+            WeightKind::Iq4Xs => each::<BlockIq4Xs, BlockActQ8K>(job, dot::dot_iq4_xs),
+            WeightKind::Mxfp4 => each::<BlockMxfp4, BlockActQ8_0>(job, dot::dot_mxfp4),
+            WeightKind::Q2K => each::<BlockQ2_K, BlockActQ8K>(job, dot::dot_q2_k),
+            WeightKind::Q3K => each::<BlockQ3_K, BlockActQ8K>(job, dot::dot_q3_k),
             WeightKind::Q4K => each::<BlockQ4_K, BlockActQ8K>(job, dot::dot_q4_k),
+            WeightKind::Q5K => each::<BlockQ5_K, BlockActQ8K>(job, dot::dot_q5_k),
             WeightKind::Q6K => each::<BlockQ6_K, BlockActQ8K>(job, dot::dot_q6_k),
         }
     }

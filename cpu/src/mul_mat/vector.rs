@@ -14,6 +14,8 @@ pub(crate) trait Simd {
     type B: Copy;
     /// 16 lanes of f32.
     type F: Copy;
+    /// One register of [`Simd::REG`] f32.
+    type R: Copy;
     /// Running sums of [`Simd::acc_dot`], in lanes whose order means nothing.
     type Acc: Copy;
 
@@ -21,6 +23,8 @@ pub(crate) trait Simd {
     const RUN: usize;
     /// There are 32 registers of 64 bytes.
     const WIDE: bool;
+    /// Lanes of [`Simd::R`].
+    const REG: usize;
 
     unsafe fn load(p: *const u8) -> Self::B;
     unsafe fn store(p: *mut u8, v: Self::B);
@@ -70,6 +74,8 @@ pub(crate) trait Simd {
 
     /// 64 bytes, of which 0..52 are the digits of a TQ1_0 block, in the form that [`Simd::tq1_digit`] wants.
     unsafe fn tq1_load(p: *const u8) -> Self::B;
+    /// The same for bytes that are loaded already.
+    unsafe fn tq1_start(v: Self::B) -> Self::B;
     /// The leading trits 0..=2; `q` moves on to the next ones.
     unsafe fn tq1_digit(q: &mut Self::B) -> Self::B;
     /// Adds the 256 products of a TQ1_0 block (64 bytes are read) to `acc`; x is in planes of 64: 52, then zeros.
@@ -78,6 +84,12 @@ pub(crate) trait Simd {
     const TQ1_RUN: usize;
     /// The i32 total plus what `tq1_dot` summed.
     unsafe fn tq1_flush(total: Self::Acc, acc: Tq1Acc<Self::Acc>) -> Self::Acc;
+
+    unsafe fn zero_r() -> Self::R;
+    unsafe fn load_r(p: *const f32) -> Self::R;
+    unsafe fn store_r(p: *mut f32, v: Self::R);
+    unsafe fn mul_r(a: Self::R, b: Self::R) -> Self::R;
+    unsafe fn add_r(a: Self::R, b: Self::R) -> Self::R;
 
     unsafe fn zero_f() -> Self::F;
     unsafe fn load_f(p: *const f32) -> Self::F;
@@ -92,8 +104,6 @@ pub(crate) trait Simd {
     /// `tree` of `docs/numerics.md` over the 16 lanes of four values.
     unsafe fn tree4(v: [Self::F; 4]) -> [f32; 4];
     unsafe fn f16_to_f32(bits: u16) -> f32;
-    /// `sum_j m[j] * b[j]` over 8 u8 in `m` and 8 i16, four times.
-    unsafe fn dot8x4(m: [u64; 4], b: [*const i16; 4]) -> [i32; 4];
     /// Widens 16 i8 to i16.
     unsafe fn widen_i8x16(src: *const u8, dst: *mut i16);
     /// Widens 8 u8 to i16.
@@ -159,12 +169,25 @@ pub(super) trait Kernel {
 /// The level is supported; the pointers of `job` are valid as [`super::mul_mat`] asks.
 #[cfg(target_arch = "x86_64")]
 pub(super) unsafe fn run<K: Kernel>(level: SimdLevel, kernel: &K, job: &Job) {
-    use super::{vector_avx2::Avx2, vector_avx512::Avx512, vector_avx512::Avx512Vnni};
+    use super::vector_avx2::{self, Avx2, AvxVnni};
+    use super::vector_avx512::{Avx512, Avx512Vnni};
 
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2<K: Kernel>(kernel: &K, job: &Job) {
         // SAFETY: the features are enabled; the rest is the caller's promise.
         unsafe { kernel.run::<Avx2>(job) }
+    }
+    #[cfg_attr(test, expect(dead_code, reason = "unit tests emulate the instruction"))]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn avx_vnni<K: Kernel>(kernel: &K, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { kernel.run::<AvxVnni<vector_avx2::Instruction>>(job) }
+    }
+    #[cfg(test)]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx_vnni_emulated<K: Kernel>(kernel: &K, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { kernel.run::<AvxVnni<super::emulated::Dpbusd>>(job) }
     }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
     unsafe fn avx512<K: Kernel>(kernel: &K, job: &Job) {
@@ -181,8 +204,12 @@ pub(super) unsafe fn run<K: Kernel>(level: SimdLevel, kernel: &K, job: &Job) {
         match level {
             SimdLevel::Scalar => unreachable!("plain loops have no vector kernel"),
             SimdLevel::Avx2 => avx2(kernel, job),
+            #[cfg(not(test))]
+            SimdLevel::AvxVnni => avx_vnni(kernel, job),
+            #[cfg(test)]
+            SimdLevel::AvxVnni => avx_vnni_emulated(kernel, job),
             SimdLevel::Avx512 => avx512(kernel, job),
-            SimdLevel::Avx512Vnni => avx512_vnni(kernel, job),
+            SimdLevel::Avx512Vnni | SimdLevel::Amx => avx512_vnni(kernel, job),
         }
     }
 }

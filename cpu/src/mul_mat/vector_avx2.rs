@@ -1,10 +1,33 @@
-//! AVX2, FMA and F16C: 64 bytes are two registers.
+//! AVX2, FMA and F16C, without and with AVX-VNNI: 64 bytes are two registers.
 
 use super::vector::{Simd, Tq1Acc};
 use std::arch::asm;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 pub(crate) struct Avx2;
+/// With the int8 dot products of AVX-VNNI.
+pub(crate) struct AvxVnni<D>(PhantomData<D>);
+
+/// The one instruction of AVX-VNNI that is used, so that tests can replace it where the processor lacks it.
+pub(crate) trait Dpbusd {
+    /// `acc` plus u8 x i8 with four neighbours added, in i32 lanes.
+    ///
+    /// # Safety
+    /// The CPU has the instruction.
+    unsafe fn dpbusd(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
+}
+
+/// The instruction itself.
+pub(crate) struct Instruction;
+
+impl Dpbusd for Instruction {
+    #[inline(always)]
+    unsafe fn dpbusd(acc: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        // SAFETY: the caller promises AVX-VNNI.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, a, b) }
+    }
+}
 
 /// Writes each method's body as one unsafe block.
 macro_rules! methods {
@@ -24,205 +47,269 @@ pub(crate) struct B2(__m256i, __m256i);
 #[derive(Clone, Copy)]
 pub(crate) struct F2(__m256, __m256);
 
-impl Simd for Avx2 {
-    type B = B2;
-    type F = F2;
-    type Acc = __m256i;
+/// Implements `Simd` for a level of two registers of 32 bytes: what all share, and the methods given.
+macro_rules! avx2_level {
+    ($level:ty $(, $d:ident: $bound:ident)?; RUN = $run:expr, TQ1_RUN = $tq1_run:expr, $($own:tt)*) => {
+        impl $(<$d: $bound>)? Simd for $level {
+            type B = B2;
+            type F = F2;
+            type R = __m256;
+            type Acc = __m256i;
 
+            const RUN: usize = $run;
+            const WIDE: bool = false;
+            const REG: usize = 8;
+            const TQ1_RUN: usize = $tq1_run;
+
+            methods! { $($own)* }
+            methods! {
+                fn load(p: *const u8) -> B2 {
+                    B2(_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()))
+                }
+                fn store(p: *mut u8, v: B2) {
+                    _mm256_storeu_si256(p.cast(), v.0);
+                    _mm256_storeu_si256(p.add(32).cast(), v.1);
+                }
+                fn store_halves(lo: *mut u8, hi: *mut u8, v: B2) {
+                    _mm256_storeu_si256(lo.cast(), v.0);
+                    _mm256_storeu_si256(hi.cast(), v.1);
+                }
+                fn load_twice(p: *const u8) -> B2 {
+                    let v = _mm256_loadu_si256(p.cast());
+                    B2(v, v)
+                }
+                fn load_two(lo: *const u8, hi: *const u8) -> B2 {
+                    B2(_mm256_loadu_si256(lo.cast()), _mm256_loadu_si256(hi.cast()))
+                }
+                fn load_nibbles_32(p: *const u8) -> B2 {
+                    let v = _mm256_loadu_si256(p.cast());
+                    let m = _mm256_set1_epi8(15);
+                    B2(_mm256_and_si256(v, m), _mm256_and_si256(_mm256_srli_epi16::<4>(v), m))
+                }
+                fn load_nibbles_16x2(lo: *const u8, hi: *const u8) -> B2 {
+                    B2(nibbles_16(lo), nibbles_16(hi))
+                }
+                fn q6_k_high(p: *const u8) -> (B2, B2) {
+                    let h = _mm256_loadu_si256(p.cast());
+                    let m = _mm256_set1_epi8(0x30);
+                    let first = B2(_mm256_slli_epi16::<4>(h), _mm256_slli_epi16::<2>(h));
+                    let second = B2(h, _mm256_srli_epi16::<2>(h));
+                    (Self::and(first, B2(m, m)), Self::and(second, B2(m, m)))
+                }
+                fn zero() -> B2 {
+                    B2(_mm256_setzero_si256(), _mm256_setzero_si256())
+                }
+                fn splat8(v: u8) -> B2 {
+                    let v = _mm256_set1_epi8(v as i8);
+                    B2(v, v)
+                }
+                fn and(a: B2, b: B2) -> B2 {
+                    B2(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1))
+                }
+                fn or(a: B2, b: B2) -> B2 {
+                    B2(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1))
+                }
+                fn sub8(a: B2, b: B2) -> B2 {
+                    B2(_mm256_sub_epi8(a.0, b.0), _mm256_sub_epi8(a.1, b.1))
+                }
+                fn sub16(a: B2, b: B2) -> B2 {
+                    B2(_mm256_sub_epi16(a.0, b.0), _mm256_sub_epi16(a.1, b.1))
+                }
+                fn maddubs(a: B2, b: B2) -> B2 {
+                    B2(_mm256_maddubs_epi16(a.0, b.0), _mm256_maddubs_epi16(a.1, b.1))
+                }
+                fn madd_acc(acc: B2, a: B2, b: B2) -> B2 {
+                    B2(
+                        _mm256_add_epi32(acc.0, _mm256_madd_epi16(a.0, b.0)),
+                        _mm256_add_epi32(acc.1, _mm256_madd_epi16(a.1, b.1)),
+                    )
+                }
+                fn splat_4x16(p: *const i16) -> B2 {
+                    B2(
+                        _mm256_set_m128i(_mm_set1_epi16(*p.add(1)), _mm_set1_epi16(*p)),
+                        _mm256_set_m128i(_mm_set1_epi16(*p.add(3)), _mm_set1_epi16(*p.add(2))),
+                    )
+                }
+                fn splat_2x16(p: *const i16) -> B2 {
+                    B2(_mm256_set1_epi16(*p), _mm256_set1_epi16(*p.add(1)))
+                }
+                fn splat_2xf16(d0: u16, d1: u16) -> F2 {
+                    F2(
+                        _mm256_cvtph_ps(_mm_set1_epi16(d0 as i16)),
+                        _mm256_cvtph_ps(_mm_set1_epi16(d1 as i16)),
+                    )
+                }
+
+                fn acc_zero() -> __m256i {
+                    _mm256_setzero_si256()
+                }
+                fn acc_sum4(t: [__m256i; 4]) -> [i32; 4] {
+                    let ab = _mm256_hadd_epi32(t[0], t[1]);
+                    let cd = _mm256_hadd_epi32(t[2], t[3]);
+                    let s = _mm256_hadd_epi32(ab, cd);
+                    let s = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256::<1>(s));
+                    let mut out = [0; 4];
+                    _mm_storeu_si128(out.as_mut_ptr().cast(), s);
+                    out
+                }
+
+                fn tq1_load(p: *const u8) -> B2 {
+                    Self::tq1_start(Self::load(p))
+                }
+                fn tq1_start(v: B2) -> B2 {
+                    // Multiplying by 3 commutes with this change of sign (128 * 3 = 128 mod 256).
+                    let sign = _mm256_set1_epi8(-128);
+                    B2(_mm256_xor_si256(v.0, sign), _mm256_xor_si256(v.1, sign))
+                }
+                fn tq1_digit(q: &mut B2) -> B2 {
+                    let t = B2(digit(q.0), digit(q.1));
+                    *q = B2(triple(q.0), triple(q.1));
+                    t
+                }
+                fn zero_r() -> __m256 {
+                    _mm256_setzero_ps()
+                }
+                fn load_r(p: *const f32) -> __m256 {
+                    _mm256_loadu_ps(p)
+                }
+                fn store_r(p: *mut f32, v: __m256) {
+                    _mm256_storeu_ps(p, v);
+                }
+                fn mul_r(a: __m256, b: __m256) -> __m256 {
+                    _mm256_mul_ps(a, b)
+                }
+                fn add_r(a: __m256, b: __m256) -> __m256 {
+                    _mm256_add_ps(a, b)
+                }
+                fn zero_f() -> F2 {
+                    F2(_mm256_setzero_ps(), _mm256_setzero_ps())
+                }
+                fn load_f(p: *const f32) -> F2 {
+                    F2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
+                }
+                fn store_f(p: *mut f32, v: F2) {
+                    _mm256_storeu_ps(p, v.0);
+                    _mm256_storeu_ps(p.add(8), v.1);
+                }
+                fn load_f16(p: *const u16) -> F2 {
+                    F2(
+                        _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
+                        _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
+                    )
+                }
+                fn load_bf16(p: *const u16) -> F2 {
+                    F2(bf16_8(p), bf16_8(p.add(8)))
+                }
+                fn splat_f(v: f32) -> F2 {
+                    F2(_mm256_set1_ps(v), _mm256_set1_ps(v))
+                }
+                fn mul_f(a: F2, b: F2) -> F2 {
+                    F2(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1))
+                }
+                fn add_f(a: F2, b: F2) -> F2 {
+                    F2(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1))
+                }
+                fn to_f(v: B2) -> F2 {
+                    F2(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1))
+                }
+                fn tree4(v: [F2; 4]) -> [f32; 4] {
+                    tree4_of_8([
+                        _mm256_add_ps(v[0].0, v[0].1),
+                        _mm256_add_ps(v[1].0, v[1].1),
+                        _mm256_add_ps(v[2].0, v[2].1),
+                        _mm256_add_ps(v[3].0, v[3].1),
+                    ])
+                }
+                fn f16_to_f32(bits: u16) -> f32 {
+                    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
+                }
+                fn widen_i8x16(src: *const u8, dst: *mut i16) {
+                    _mm256_storeu_si256(dst.cast(), _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast())));
+                }
+                fn widen_u8x8(src: u64, dst: *mut i16) {
+                    _mm_storeu_si128(dst.cast(), _mm_cvtepu8_epi16(_mm_cvtsi64_si128(src as i64)));
+                }
+                fn prefetch(p: *const u8) {
+                    _mm_prefetch::<_MM_HINT_T1>(p.cast());
+                }
+                fn srl16<const N: u32>(v: B2) -> B2 {
+                    // The intrinsic's immediate cannot be computed from N; the shift by register can.
+                    let n = _mm_cvtsi32_si128(N as i32);
+                    B2(_mm256_srl_epi16(v.0, n), _mm256_srl_epi16(v.1, n))
+                }
+            }
+        }
+    };
+}
+
+avx2_level! { Avx2;
     // Two additions of at most 2 * 3 * 127 each time: 20 * 2 * 762 = 30480 fits an i16.
-    const RUN: usize = 20;
-    const WIDE: bool = false;
-    const TQ1_RUN: usize = Self::RUN;
+    RUN = 20,
+    TQ1_RUN = Self::RUN,
 
-    methods! {
-        fn load(p: *const u8) -> B2 {
-            B2(_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()))
+    fn dot4_weights(w: B2) -> B2 {
+        w
+    }
+    fn dot4(w: B2, x: B2, _nsum: B2) -> B2 {
+        B2(dot4_signs(w.0, x.0), dot4_signs(w.1, x.1))
+    }
+    fn acc_dot(acc: __m256i, codes: B2, x: B2) -> __m256i {
+        let p = Self::maddubs(codes, x);
+        _mm256_add_epi16(_mm256_add_epi16(acc, p.0), p.1)
+    }
+    fn acc_flush(total: __m256i, acc: __m256i) -> __m256i {
+        _mm256_add_epi32(total, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)))
+    }
+    fn tq1_dot(acc: &mut Tq1Acc<__m256i>, block: *const u8, x: *const u8) {
+        let mut q = Self::tq1_load(block);
+        for n in 0..5 {
+            let digit = Self::tq1_digit(&mut q);
+            acc.0[n] = Self::acc_dot(acc.0[n], digit, Self::load(x.add(64 * n)));
         }
-        fn store(p: *mut u8, v: B2) {
-            _mm256_storeu_si256(p.cast(), v.0);
-            _mm256_storeu_si256(p.add(32).cast(), v.1);
+    }
+    fn tq1_flush(total: __m256i, acc: Tq1Acc<__m256i>) -> __m256i {
+        let mut total = total;
+        for n in 0..5 {
+            total = Self::acc_flush(total, acc.0[n]);
         }
-        fn store_halves(lo: *mut u8, hi: *mut u8, v: B2) {
-            _mm256_storeu_si256(lo.cast(), v.0);
-            _mm256_storeu_si256(hi.cast(), v.1);
-        }
-        fn load_twice(p: *const u8) -> B2 {
-            let v = _mm256_loadu_si256(p.cast());
-            B2(v, v)
-        }
-        fn load_two(lo: *const u8, hi: *const u8) -> B2 {
-            B2(_mm256_loadu_si256(lo.cast()), _mm256_loadu_si256(hi.cast()))
-        }
-        fn load_nibbles_32(p: *const u8) -> B2 {
-            let v = _mm256_loadu_si256(p.cast());
-            let m = _mm256_set1_epi8(15);
-            B2(_mm256_and_si256(v, m), _mm256_and_si256(_mm256_srli_epi16::<4>(v), m))
-        }
-        fn load_nibbles_16x2(lo: *const u8, hi: *const u8) -> B2 {
-            B2(nibbles_16(lo), nibbles_16(hi))
-        }
-        fn q6_k_high(p: *const u8) -> (B2, B2) {
-            let h = _mm256_loadu_si256(p.cast());
-            let m = _mm256_set1_epi8(0x30);
-            let first = B2(_mm256_slli_epi16::<4>(h), _mm256_slli_epi16::<2>(h));
-            let second = B2(h, _mm256_srli_epi16::<2>(h));
-            (Self::and(first, B2(m, m)), Self::and(second, B2(m, m)))
-        }
-        fn zero() -> B2 {
-            B2(_mm256_setzero_si256(), _mm256_setzero_si256())
-        }
-        fn splat8(v: u8) -> B2 {
-            let v = _mm256_set1_epi8(v as i8);
-            B2(v, v)
-        }
-        fn and(a: B2, b: B2) -> B2 {
-            B2(_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1))
-        }
-        fn or(a: B2, b: B2) -> B2 {
-            B2(_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1))
-        }
-        fn sub8(a: B2, b: B2) -> B2 {
-            B2(_mm256_sub_epi8(a.0, b.0), _mm256_sub_epi8(a.1, b.1))
-        }
-        fn sub16(a: B2, b: B2) -> B2 {
-            B2(_mm256_sub_epi16(a.0, b.0), _mm256_sub_epi16(a.1, b.1))
-        }
-        fn maddubs(a: B2, b: B2) -> B2 {
-            B2(_mm256_maddubs_epi16(a.0, b.0), _mm256_maddubs_epi16(a.1, b.1))
-        }
-        fn madd_acc(acc: B2, a: B2, b: B2) -> B2 {
-            B2(
-                _mm256_add_epi32(acc.0, _mm256_madd_epi16(a.0, b.0)),
-                _mm256_add_epi32(acc.1, _mm256_madd_epi16(a.1, b.1)),
-            )
-        }
-        fn splat_4x16(p: *const i16) -> B2 {
-            B2(
-                _mm256_set_m128i(_mm_set1_epi16(*p.add(1)), _mm_set1_epi16(*p)),
-                _mm256_set_m128i(_mm_set1_epi16(*p.add(3)), _mm_set1_epi16(*p.add(2))),
-            )
-        }
-        fn splat_2x16(p: *const i16) -> B2 {
-            B2(_mm256_set1_epi16(*p), _mm256_set1_epi16(*p.add(1)))
-        }
-        fn splat_2xf16(d0: u16, d1: u16) -> F2 {
-            F2(
-                _mm256_cvtph_ps(_mm_set1_epi16(d0 as i16)),
-                _mm256_cvtph_ps(_mm_set1_epi16(d1 as i16)),
-            )
-        }
+        total
+    }
+}
 
-        fn dot4_weights(w: B2) -> B2 {
-            w
-        }
-        fn dot4(w: B2, x: B2, _nsum: B2) -> B2 {
-            B2(dot4_signs(w.0, x.0), dot4_signs(w.1, x.1))
-        }
+avx2_level! { AvxVnni<D>, D: Dpbusd;
+    // i32 from the start.
+    RUN = usize::MAX,
+    // As of AVX-512 VNNI, with two blocks' halves in a lane.
+    TQ1_RUN = 512,
 
-        fn acc_zero() -> __m256i {
-            _mm256_setzero_si256()
+    fn dot4_weights(w: B2) -> B2 {
+        let bias = _mm256_set1_epi8(-128);
+        B2(_mm256_xor_si256(w.0, bias), _mm256_xor_si256(w.1, bias))
+    }
+    fn dot4(w: B2, x: B2, nsum: B2) -> B2 {
+        B2(D::dpbusd(nsum.0, w.0, x.0), D::dpbusd(nsum.1, w.1, x.1))
+    }
+    fn acc_dot(acc: __m256i, codes: B2, x: B2) -> __m256i {
+        D::dpbusd(D::dpbusd(acc, codes.0, x.0), codes.1, x.1)
+    }
+    fn acc_flush(total: __m256i, acc: __m256i) -> __m256i {
+        _mm256_add_epi32(total, acc)
+    }
+    // As of AVX-512 VNNI: 256 times the sum, without taking out a trit.
+    fn tq1_dot(acc: &mut Tq1Acc<__m256i>, block: *const u8, x: *const u8) {
+        let mut q = Self::load(block);
+        for n in 0..5 {
+            let x = Self::load(x.add(64 * n));
+            acc.0[n % 3] = Self::acc_dot(acc.0[n % 3], q, x);
+            q = B2(triple(q.0), triple(q.1));
+            acc.0[3 + n % 3] = Self::acc_dot(acc.0[3 + n % 3], q, x);
         }
-        fn acc_dot(acc: __m256i, codes: B2, x: B2) -> __m256i {
-            let p = Self::maddubs(codes, x);
-            _mm256_add_epi16(_mm256_add_epi16(acc, p.0), p.1)
-        }
-        fn acc_flush(total: __m256i, acc: __m256i) -> __m256i {
-            _mm256_add_epi32(total, _mm256_madd_epi16(acc, _mm256_set1_epi16(1)))
-        }
-        fn acc_sum4(t: [__m256i; 4]) -> [i32; 4] {
-            let ab = _mm256_hadd_epi32(t[0], t[1]);
-            let cd = _mm256_hadd_epi32(t[2], t[3]);
-            let s = _mm256_hadd_epi32(ab, cd);
-            let s = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256::<1>(s));
-            let mut out = [0; 4];
-            _mm_storeu_si128(out.as_mut_ptr().cast(), s);
-            out
-        }
-
-        fn tq1_load(p: *const u8) -> B2 {
-            // Multiplying by 3 commutes with this change of sign (128 * 3 = 128 mod 256).
-            let (q, sign) = (Self::load(p), _mm256_set1_epi8(-128));
-            B2(_mm256_xor_si256(q.0, sign), _mm256_xor_si256(q.1, sign))
-        }
-        fn tq1_digit(q: &mut B2) -> B2 {
-            let t = B2(digit(q.0), digit(q.1));
-            *q = B2(triple(q.0), triple(q.1));
-            t
-        }
-        fn tq1_dot(acc: &mut Tq1Acc<__m256i>, block: *const u8, x: *const u8) {
-            let mut q = Self::tq1_load(block);
-            for n in 0..5 {
-                let digit = Self::tq1_digit(&mut q);
-                acc.0[n] = Self::acc_dot(acc.0[n], digit, Self::load(x.add(64 * n)));
-            }
-        }
-        fn tq1_flush(total: __m256i, acc: Tq1Acc<__m256i>) -> __m256i {
-            let mut total = total;
-            for n in 0..5 {
-                total = Self::acc_flush(total, acc.0[n]);
-            }
-            total
-        }
-
-        fn zero_f() -> F2 {
-            F2(_mm256_setzero_ps(), _mm256_setzero_ps())
-        }
-        fn load_f(p: *const f32) -> F2 {
-            F2(_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8)))
-        }
-        fn store_f(p: *mut f32, v: F2) {
-            _mm256_storeu_ps(p, v.0);
-            _mm256_storeu_ps(p.add(8), v.1);
-        }
-        fn load_f16(p: *const u16) -> F2 {
-            F2(
-                _mm256_cvtph_ps(_mm_loadu_si128(p.cast())),
-                _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())),
-            )
-        }
-        fn load_bf16(p: *const u16) -> F2 {
-            F2(bf16_8(p), bf16_8(p.add(8)))
-        }
-        fn splat_f(v: f32) -> F2 {
-            F2(_mm256_set1_ps(v), _mm256_set1_ps(v))
-        }
-        fn mul_f(a: F2, b: F2) -> F2 {
-            F2(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1))
-        }
-        fn add_f(a: F2, b: F2) -> F2 {
-            F2(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1))
-        }
-        fn to_f(v: B2) -> F2 {
-            F2(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1))
-        }
-        fn tree4(v: [F2; 4]) -> [f32; 4] {
-            tree4_of_8([
-                _mm256_add_ps(v[0].0, v[0].1),
-                _mm256_add_ps(v[1].0, v[1].1),
-                _mm256_add_ps(v[2].0, v[2].1),
-                _mm256_add_ps(v[3].0, v[3].1),
-            ])
-        }
-        fn f16_to_f32(bits: u16) -> f32 {
-            _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-        }
-        fn dot8x4(m: [u64; 4], b: [*const i16; 4]) -> [i32; 4] {
-            dot8x4(m, b)
-        }
-        fn widen_i8x16(src: *const u8, dst: *mut i16) {
-            _mm256_storeu_si256(dst.cast(), _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast())));
-        }
-        fn widen_u8x8(src: u64, dst: *mut i16) {
-            _mm_storeu_si128(dst.cast(), _mm_cvtepu8_epi16(_mm_cvtsi64_si128(src as i64)));
-        }
-        fn prefetch(p: *const u8) {
-            _mm_prefetch::<_MM_HINT_T1>(p.cast());
-        }
-        fn srl16<const N: u32>(v: B2) -> B2 {
-            // The intrinsic's immediate cannot be computed from N; the shift by register can.
-            let n = _mm_cvtsi32_si128(N as i32);
-            B2(_mm256_srl_epi16(v.0, n), _mm256_srl_epi16(v.1, n))
-        }
+    }
+    fn tq1_flush(total: __m256i, acc: Tq1Acc<__m256i>) -> __m256i {
+        let a = _mm256_add_epi32(_mm256_add_epi32(acc.0[0], acc.0[1]), acc.0[2]);
+        let b = _mm256_add_epi32(_mm256_add_epi32(acc.0[3], acc.0[4]), acc.0[5]);
+        let a3 = _mm256_add_epi32(_mm256_add_epi32(a, a), a);
+        _mm256_add_epi32(total, _mm256_srai_epi32::<8>(_mm256_sub_epi32(a3, b)))
     }
 }
 
@@ -252,26 +339,6 @@ pub(super) unsafe fn tree4_of_8(v: [__m256; 4]) -> [f32; 4] {
 unsafe fn half(v: __m256) -> __m128 {
     // SAFETY: the caller promises AVX.
     unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
-}
-
-/// `sum_j m[j] * b[j]` over 8 u8 in `m` and 8 i16, four times.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-pub(super) unsafe fn dot8x4(m: [u64; 4], b: [*const i16; 4]) -> [i32; 4] {
-    let mut out = [0; 4];
-    // SAFETY: the caller promises AVX2 and 8 values at each b.
-    unsafe {
-        let mut p = [_mm_setzero_si128(); 4];
-        for i in 0..4 {
-            let m = _mm_cvtepu8_epi16(_mm_cvtsi64_si128(m[i] as i64));
-            p[i] = _mm_madd_epi16(m, _mm_loadu_si128(b[i].cast()));
-        }
-        let s = _mm_hadd_epi32(_mm_hadd_epi32(p[0], p[1]), _mm_hadd_epi32(p[2], p[3]));
-        _mm_storeu_si128(out.as_mut_ptr().cast(), s);
-    }
-    out
 }
 
 /// 16 bytes: low nibbles, then high nibbles.

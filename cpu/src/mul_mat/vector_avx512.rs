@@ -1,7 +1,7 @@
 //! AVX-512 F, BW, VL and DQ, without and with VNNI: 64 bytes are one register.
 
 use super::vector::{Simd, Tq1Acc};
-use super::vector_avx2::{dot8x4, methods, tree4_of_8};
+use super::vector_avx2::{methods, tree4_of_8};
 use std::arch::asm;
 use std::arch::x86_64::*;
 
@@ -14,10 +14,12 @@ macro_rules! avx512_level {
         impl Simd for $level {
             type B = __m512i;
             type F = __m512;
+            type R = __m512;
             type Acc = __m512i;
 
             const RUN: usize = $run;
             const WIDE: bool = true;
+            const REG: usize = 16;
             const TQ1_RUN: usize = $tq1_run;
 
             methods! { $($own)* }
@@ -136,12 +138,30 @@ macro_rules! avx512_level {
                 fn tq1_load(p: *const u8) -> __m512i {
                     _mm512_loadu_si512(p.cast())
                 }
+                fn tq1_start(v: __m512i) -> __m512i {
+                    v
+                }
                 fn tq1_digit(q: &mut __m512i) -> __m512i {
                     let over_1 = _mm512_cmpgt_epu8_mask(*q, _mm512_set1_epi8(85));
                     let over_2 = _mm512_cmpgt_epu8_mask(*q, _mm512_set1_epi8(170u8 as i8));
                     *q = triple(*q);
                     let t = _mm512_maskz_mov_epi8(over_1, _mm512_set1_epi8(1));
                     _mm512_mask_mov_epi8(t, over_2, _mm512_set1_epi8(2))
+                }
+                fn zero_r() -> __m512 {
+                    _mm512_setzero_ps()
+                }
+                fn load_r(p: *const f32) -> __m512 {
+                    _mm512_loadu_ps(p)
+                }
+                fn store_r(p: *mut f32, v: __m512) {
+                    _mm512_storeu_ps(p, v);
+                }
+                fn mul_r(a: __m512, b: __m512) -> __m512 {
+                    _mm512_mul_ps(a, b)
+                }
+                fn add_r(a: __m512, b: __m512) -> __m512 {
+                    _mm512_add_ps(a, b)
                 }
                 fn zero_f() -> __m512 {
                     _mm512_setzero_ps()
@@ -176,9 +196,6 @@ macro_rules! avx512_level {
                 }
                 fn f16_to_f32(bits: u16) -> f32 {
                     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits))))
-                }
-                fn dot8x4(m: [u64; 4], b: [*const i16; 4]) -> [i32; 4] {
-                    dot8x4(m, b)
                 }
                 fn widen_i8x16(src: *const u8, dst: *mut i16) {
                     let v = _mm256_cvtepi8_epi16(_mm_loadu_si128(src.cast()));

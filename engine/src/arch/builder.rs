@@ -1,6 +1,7 @@
 //! Builds the graph of a batch: inputs, layers by the architecture, output.
 
 use super::{Architecture, HParams};
+use crate::adapter::LoadedAdapter;
 use ggml_ops::backend::{Bindings, Buffer};
 use ggml_ops::ops::MulMat;
 use ggml_ops::{Graph, OpError, TensorDesc, TensorId};
@@ -39,24 +40,62 @@ pub struct Inputs {
     pub tokens: TensorId,
     /// cos and sin per pair, F32 `[n_rot, n_tokens]`.
     pub rope: TensorId,
-    /// Rows of the cache that the tokens' K and V go to, I32 `[n_tokens]`.
-    pub cache_rows: TensorId,
     /// Sequence, first and end of the positions that each token sees, I32 `[3, n_tokens]`.
     pub span: TensorId,
+    /// Rows of the cache that the tokens' K and V go to, I32 `[n_tokens]`; without a cache, none.
+    pub cache_rows: Option<TensorId>,
     /// Tokens whose logits are wanted, I32 `[n_outputs]`.
     pub outputs: Option<TensorId>,
+    /// The seed of dropout, I32 `[2]`, if there is any.
+    pub seed: Option<TensorId>,
+}
+
+/// What the graphs of a model are built from.
+#[derive(Clone, Copy)]
+pub struct Parts<'m> {
+    /// Sizes and constants.
+    pub hp: &'m HParams,
+    /// Weights on the device.
+    pub weights: &'m HashMap<TensorName, Weight>,
+    /// Adapters that add to what the weights do.
+    pub adapters: &'m [Arc<LoadedAdapter>],
+    /// Fraction of the adapters' inputs that is dropped.
+    pub dropout: f32,
+}
+
+/// K and V of past tokens.
+#[derive(Clone, Copy)]
+struct Cache<'m> {
+    /// K and V of a layer.
+    layer: &'m dyn Fn(usize) -> [Arc<dyn Buffer>; 2],
+    n_ctx: usize,
+    n_seq_max: usize,
+    rows: TensorId,
 }
 
 /// A graph under construction.
 pub struct Builder<'m> {
     graph: Graph,
-    hp: &'m HParams,
-    weights: &'m HashMap<TensorName, Weight>,
-    cache: &'m dyn Fn(usize) -> [Arc<dyn Buffer>; 2],
+    parts: Parts<'m>,
+    cache: Option<Cache<'m>>,
+    lora: Vec<LoraTensors>,
     used: HashMap<TensorName, TensorId>,
     bindings: Bindings,
-    shape: Shape,
+    n_tokens: usize,
     inputs: Inputs,
+}
+
+/// The two matrices of an adapter beside one weight, in a graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoraTensors {
+    /// Index of the adapter in the list that the graph was built with.
+    pub adapter: usize,
+    /// The weight.
+    pub name: TensorName,
+    /// A, F32 `[n_in, rank]`, of the embedding `[rank, n_vocab]`.
+    pub a: TensorId,
+    /// B, F32 `[rank, n_out]`.
+    pub b: TensorId,
 }
 
 /// A finished graph with what it is bound to.
@@ -69,6 +108,8 @@ pub struct Built {
     pub inputs: Inputs,
     /// Logits, F32 `[n_vocab, n_outputs]`, if any are wanted.
     pub logits: Option<TensorId>,
+    /// The matrices of the adapters, those of one weight once for each adapter that has it: what training changes.
+    pub lora: Vec<LoraTensors>,
 }
 
 impl<'m> Builder<'m> {
@@ -78,52 +119,92 @@ impl<'m> Builder<'m> {
     /// Where shapes do not fit, which checked tensors cannot bring about.
     pub fn build(
         arch: &dyn Architecture,
-        hp: &'m HParams,
-        weights: &'m HashMap<TensorName, Weight>,
+        parts: Parts<'m>,
         cache: &'m dyn Fn(usize) -> [Arc<dyn Buffer>; 2],
         shape: Shape,
     ) -> Result<Built, OpError> {
-        let mut graph = Graph::new();
-        let mut ints = |name: &str, ne: &[usize]| -> Result<TensorId, OpError> {
-            Ok(graph.input(name, TensorDesc::new(GgmlType::I32, ne)?))
-        };
-        let n = shape.n_tokens;
-        let tokens = ints("tokens", &[n])?;
-        let cache_rows = ints("cache_rows", &[n])?;
-        let span = ints("span", &[3, n])?;
-        let outputs = if shape.n_outputs > 0 { Some(ints("outputs", &[shape.n_outputs])?) } else { None };
-        let rope = graph.input("rope", TensorDesc::new(GgmlType::F32, &[hp.n_rot, n])?);
-        let inputs = Inputs { tokens, rope, cache_rows, span, outputs };
-        let (used, bindings) = (HashMap::new(), Bindings::new());
-        let mut b = Builder { graph, hp, weights, cache, used, bindings, shape, inputs };
+        let Shape { n_tokens, n_outputs, n_ctx, n_seq_max } = shape;
+        let mut b = Builder::new(parts, n_tokens)?;
+        let rows = b.ints("cache_rows", &[n_tokens])?;
+        b.inputs.cache_rows = Some(rows);
+        b.cache = Some(Cache { layer: cache, n_ctx, n_seq_max, rows });
+        let outputs = if n_outputs > 0 { Some(b.ints("outputs", &[n_outputs])?) } else { None };
+        b.inputs.outputs = outputs;
 
-        let table = b.weight(TensorRole::TokenEmbd.weight(0))?;
-        let mut x = b.graph.get_rows(table, tokens)?; // [n_embd, n_tokens]
-        for il in 0..hp.n_layer as u32 {
+        let mut x = b.embed()?;
+        for il in 0..parts.hp.n_layer as u32 {
             x = arch.layer(&mut b, il, x)?;
             b.graph.name(x, format!("l_out-{il}"));
         }
-        let logits = b.output(x)?;
-        Ok(Built { graph: b.graph, bindings: b.bindings, inputs, logits })
+        let mut logits = None;
+        if let Some(outputs) = outputs {
+            let x = b.graph.get_rows(x, outputs)?; // [n_embd, n_outputs]
+            let y = b.logits(x)?;
+            logits = Some(b.graph.output(y));
+        }
+        Ok(Built { graph: b.graph, bindings: b.bindings, inputs: b.inputs, logits, lora: b.lora })
     }
 
-    /// The final norm and the output matrix, for the tokens that want logits.
-    fn output(&mut self, x: TensorId) -> Result<Option<TensorId>, OpError> {
-        let Some(outputs) = self.inputs.outputs else { return Ok(None) };
-        let x = self.graph.get_rows(x, outputs)?; // [n_embd, n_outputs]
+    /// A graph without a cache, to begin with: its tokens see each other only.
+    pub(crate) fn new(parts: Parts<'m>, n_tokens: usize) -> Result<Builder<'m>, OpError> {
+        let mut graph = Graph::new();
+        let ints = |ne: &[usize]| TensorDesc::new(GgmlType::I32, ne);
+        let tokens = graph.input("tokens", ints(&[n_tokens])?);
+        let span = graph.input("span", ints(&[3, n_tokens])?);
+        let rope = graph.input_f32("rope", &[parts.hp.n_rot, n_tokens])?;
+        let seed = if parts.dropout > 0.0 { Some(graph.input("seed", ints(&[2])?)) } else { None };
+        let inputs = Inputs { tokens, rope, span, cache_rows: None, outputs: None, seed };
+        let (used, lora, bindings) = (HashMap::new(), Vec::new(), Bindings::new());
+        Ok(Builder { graph, parts, cache: None, lora, used, bindings, n_tokens, inputs })
+    }
+
+    /// Ends the building.
+    pub(crate) fn finish(self) -> (Graph, Bindings) {
+        (self.graph, self.bindings)
+    }
+
+    /// The graph, to add what is no part of the model.
+    pub(crate) fn graph(&mut self) -> &mut Graph {
+        &mut self.graph
+    }
+
+    /// The inputs so far.
+    pub(crate) fn inputs(&self) -> Inputs {
+        self.inputs
+    }
+
+    /// The adapters' matrices so far.
+    pub(crate) fn lora(&self) -> &[LoraTensors] {
+        &self.lora
+    }
+
+    /// An input of I32.
+    pub(crate) fn ints(&mut self, name: &str, ne: &[usize]) -> Result<TensorId, OpError> {
+        Ok(self.graph.input(name, TensorDesc::new(GgmlType::I32, ne)?))
+    }
+
+    /// The tokens' embeddings, `[n_embd, n_tokens]`.
+    pub(crate) fn embed(&mut self) -> Result<TensorId, OpError> {
+        let (name, tokens) = (TensorRole::TokenEmbd.weight(0), self.inputs.tokens);
+        let table = self.weight(name)?;
+        let x = self.graph.get_rows(table, tokens)?;
+        self.add_adapters(name, tokens, x)
+    }
+
+    /// The final norm and the output matrix: `[n_embd, n]` to `[n_vocab, n]`.
+    pub(crate) fn logits(&mut self, x: TensorId) -> Result<TensorId, OpError> {
         let x = self.norm(TensorRole::OutputNorm, 0, x)?;
-        let own = self.weights.contains_key(&TensorRole::Output.weight(0));
+        let own = self.parts.weights.contains_key(&TensorRole::Output.weight(0));
         let role = if own { TensorRole::Output } else { TensorRole::TokenEmbd };
-        let logits = self.linear(role, 0, x)?; // [n_vocab, n_outputs]
-        self.graph.name(logits, "logits".into());
-        Ok(Some(self.graph.output(logits)))
+        let logits = self.linear(role, 0, x)?;
+        Ok(self.graph.name(logits, "logits".into()))
     }
 
     fn weight(&mut self, name: TensorName) -> Result<TensorId, OpError> {
         if let Some(&id) = self.used.get(&name) {
             return Ok(id);
         }
-        let weight = self.weights.get(&name).ok_or_else(|| OpError::Unbound { name: name.to_string() })?;
+        let weight = self.parts.weights.get(&name).ok_or_else(|| OpError::Unbound { name: name.to_string() })?;
         let id = self.graph.weight(&name.to_string(), weight.desc);
         self.bindings.insert(id, weight.buffer.clone());
         self.used.insert(name, id);
@@ -132,25 +213,65 @@ impl<'m> Builder<'m> {
 
     /// The hyperparameters.
     pub fn hparams(&self) -> &HParams {
-        self.hp
+        self.parts.hp
     }
 
     /// RMS norm with the weight of this role.
     pub fn norm(&mut self, role: TensorRole, il: u32, x: TensorId) -> Result<TensorId, OpError> {
         let w = self.weight(role.weight(il))?;
-        Ok(self.graph.rms_norm(x, w, self.hp.rms_eps)?)
+        Ok(self.graph.rms_norm(x, w, self.parts.hp.rms_eps)?)
     }
 
-    /// `W x`, times the tensor's scale and plus its bias where the model has them.
+    /// `y + s B (A x)` for each adapter that has a pair for this weight; for the embedding, x is tokens, whose rows of A are
+    /// looked up.
+    fn add_adapters(&mut self, name: TensorName, x: TensorId, mut y: TensorId) -> Result<TensorId, OpError> {
+        for (adapter, loaded) in self.parts.adapters.iter().enumerate() {
+            let Some(pair) = loaded.pair(&name) else { continue };
+            let mut parameter = |half: &str, desc: TensorDesc, buffer: &Arc<dyn Buffer>| {
+                let id = self.graph.weight(&format!("{name}.{half}"), desc);
+                self.bindings.insert(id, buffer.clone());
+                id
+            };
+            // A graph that computes a layer twice has its parameters once.
+            let used = self.lora.iter().find(|t| t.adapter == adapter && t.name == name).copied();
+            let LoraTensors { a, b, .. } = used.unwrap_or_else(|| {
+                let a = parameter("lora_a", pair.a, &pair.a_buffer);
+                let b = parameter("lora_b", pair.b, &pair.b_buffer);
+                let new = LoraTensors { adapter, name, a, b };
+                self.lora.push(new);
+                new
+            });
+            let h = match (name.role, self.inputs.seed) {
+                (TensorRole::TokenEmbd, _) => self.graph.get_rows(a, x)?,
+                (_, None) => self.graph.mul_mat(a, x)?,
+                (role, Some(seed)) => {
+                    let stream = name.il.unwrap_or(0) * 64 + role as u32;
+                    let x = self.graph.dropout(x, seed, self.parts.dropout, stream)?;
+                    self.graph.mul_mat(a, x)?
+                }
+            }; // [rank, n_tokens]
+            // Here and not after B, where there is more to multiply.
+            let h = self.graph.scale(h, loaded.scale(pair))?;
+            let delta = self.graph.mul_mat(b, h)?; // [n_out, n_tokens]
+            y = self.graph.add(y, delta)?;
+        }
+        Ok(y)
+    }
+
+    /// `W x`, times the tensor's scale where the model has one, with adapters, plus the bias where the model has one.
     pub fn linear(&mut self, role: TensorRole, il: u32, x: TensorId) -> Result<TensorId, OpError> {
         let w = self.weight(role.weight(il))?;
-        let uniform_scale = self.weights.get(&role.weight(il)).and_then(|w| w.uniform_scale);
+        let uniform_scale = self.parts.weights.get(&role.weight(il)).and_then(|w| w.uniform_scale);
         let mut y = self.graph.op(MulMat { uniform_scale }, &[w, x])?;
-        if self.weights.contains_key(&role.scale(il)) {
+        if self.parts.weights.contains_key(&role.scale(il)) {
             let scale = self.weight(role.scale(il))?;
             y = self.graph.mul(y, scale)?;
         }
-        if self.weights.contains_key(&role.bias(il)) {
+        // The adapter of an embedding is for its rows; where the output is tied to it, it has none.
+        if role != TensorRole::TokenEmbd {
+            y = self.add_adapters(role.weight(il), x, y)?;
+        }
+        if self.parts.weights.contains_key(&role.bias(il)) {
             let bias = self.weight(role.bias(il))?;
             y = self.graph.add(y, bias)?;
         }
@@ -164,33 +285,48 @@ impl<'m> Builder<'m> {
 
     /// The model's gated activation.
     pub fn glu(&mut self, gate: TensorId, up: TensorId) -> Result<TensorId, OpError> {
-        Ok(self.graph.glu(gate, up, self.hp.activation)?)
+        Ok(self.graph.glu(gate, up, self.parts.hp.activation)?)
     }
 
-    /// RoPE on q and k, K and V into the cache, attention over it.
+    /// RoPE on q and k, then attention: over the cache, with K and V put into it, or of the batch's tokens over each other.
     ///
     /// q `[n_embd_head_k * n_head, n_tokens]`, k and v `[n_embd_gqa, n_tokens]`; result `[n_embd_head_v * n_head, n_tokens]`.
     pub fn attention(&mut self, il: u32, q: TensorId, k: TensorId, v: TensorId) -> Result<TensorId, OpError> {
-        let (hp, n, inputs) = (self.hp, self.shape.n_tokens, self.inputs);
-        let (n_ctx, n_seq) = (self.shape.n_ctx, self.shape.n_seq_max);
+        let (hp, n, inputs) = (self.parts.hp, self.n_tokens, self.inputs);
         let g = &mut self.graph;
         let q = g.reshape(q, &[hp.n_embd_head_k, hp.n_head, n])?;
         let k = g.reshape(k, &[hp.n_embd_head_k, hp.n_head_kv, n])?;
         let q = g.rope(q, inputs.rope, hp.rope_mode)?;
         let k = g.rope(k, inputs.rope, hp.rope_mode)?;
         let k = g.reshape(k, &[hp.n_embd_k_gqa(), n])?;
-
-        let [k_buffer, v_buffer] = (self.cache)(il as usize);
-        let mut store = |name: String, width: usize, head: usize, x: TensorId, buffer| -> Result<TensorId, OpError> {
-            let desc = TensorDesc::new(GgmlType::F16, &[width, n_ctx * n_seq])?;
-            let cache = g.state(&name, desc);
-            self.bindings.insert(cache, buffer);
-            let cache = g.set_rows(cache, x, inputs.cache_rows)?;
-            Ok(g.reshape(cache, &[head, hp.n_head_kv, n_ctx, n_seq])?)
+        let [k, v] = match self.cache {
+            Some(cache) => self.store(cache, il, [k, v])?,
+            None => {
+                let mut round = |x: TensorId, head: usize| -> Result<TensorId, OpError> {
+                    let x = g.cpy_f16(x)?;
+                    Ok(g.reshape(x, &[head, hp.n_head_kv, n])?)
+                };
+                [round(k, hp.n_embd_head_k)?, round(v, hp.n_embd_head_v)?]
+            }
         };
-        let k = store(format!("cache_k-{il}"), hp.n_embd_k_gqa(), hp.n_embd_head_k, k, k_buffer)?;
-        let v = store(format!("cache_v-{il}"), hp.n_embd_v_gqa(), hp.n_embd_head_v, v, v_buffer)?;
+        let g = &mut self.graph;
         let y = g.flash_attn_ext(q, k, v, inputs.span, hp.attn_scale)?; // [n_embd_head_v, n_head, n_tokens]
         Ok(g.reshape(y, &[hp.n_embd_head_v * hp.n_head, n])?)
+    }
+
+    /// Puts K and V of the batch into the cache. Answers with the cache, `[head, n_head_kv, n_ctx, n_seq_max]` each.
+    fn store(&mut self, cache: Cache, il: u32, kv: [TensorId; 2]) -> Result<[TensorId; 2], OpError> {
+        let hp = self.parts.hp;
+        let mut buffers = (cache.layer)(il as usize).into_iter();
+        let g = &mut self.graph;
+        let mut stored = kv;
+        for ((x, name), head) in stored.iter_mut().zip(["k", "v"]).zip([hp.n_embd_head_k, hp.n_embd_head_v]) {
+            let desc = TensorDesc::new(GgmlType::F16, &[head * hp.n_head_kv, cache.n_ctx * cache.n_seq_max])?;
+            let state = g.state(&format!("cache_{name}-{il}"), desc);
+            self.bindings.extend(buffers.next().map(|b| (state, b)));
+            let written = g.set_rows(state, *x, cache.rows)?;
+            *x = g.reshape(written, &[head, hp.n_head_kv, cache.n_ctx, cache.n_seq_max])?;
+        }
+        Ok(stored)
     }
 }

@@ -66,7 +66,7 @@ impl HParams {
             return Err(keys.bad("expert_count", "0 (mixtures of experts are not supported)", experts));
         }
         let scale = keys.f32(key::ATTENTION_SCALE, 0.0)?;
-        Ok(HParams {
+        let mut hp = HParams {
             n_vocab,
             n_ctx_train: keys.size(key::CONTEXT_LENGTH, None, 1 << 30)?,
             n_embd,
@@ -82,9 +82,30 @@ impl HParams {
             rope_mode: arch.rope_mode(),
             rope_freq_base: keys.f32(key::ROPE_FREQ_BASE, 10000.0)?,
             rope_freq_scale: keys.rope_freq_scale()?,
-            activation: keys.activation(arch.activation())?,
-        })
+            activation: arch.activation(),
+        };
+        let default = if is_bitnet_2b_4t(arch, &hp) { GluKind::Reglu2 } else { hp.activation };
+        hp.activation = keys.activation(default)?;
+        Ok(hp)
     }
+
+    /// What users should know of how these came about, a line each.
+    pub fn notices(&self, m: &Metadata, arch: &dyn Architecture) -> Vec<String> {
+        let key = key::of_arch(arch.name(), key::HIDDEN_ACTIVATION);
+        if m.get(&key).is_some() || !is_bitnet_2b_4t(arch, self) {
+            return Vec::new();
+        }
+        vec![format!(
+            "the model has the shape of BitNet-b1.58-2B-4T, which was trained with squared ReLU: using that and not SiLU \
+             ({key} = silu or relu2 in the metadata decides)"
+        )]
+    }
+}
+
+/// llama.cpp's converter gives BitNet-b1.58-2B-4T the architecture of 1bitLLM's models, and does not write its activation.
+fn is_bitnet_2b_4t(arch: &dyn Architecture, hp: &HParams) -> bool {
+    let shape = [hp.n_embd, hp.n_ff, hp.n_layer, hp.n_head, hp.n_head_kv];
+    arch.name() == "bitnet" && shape == [2560, 6912, 30, 20, 5]
 }
 
 struct Keys<'a> {
@@ -157,7 +178,7 @@ impl Keys<'_> {
     }
 
     fn activation(&self, default: GluKind) -> Result<GluKind, Error> {
-        const KEY: &str = "hidden_activation";
+        const KEY: &str = key::HIDDEN_ACTIVATION;
         match self.m.str(&self.key(KEY))? {
             None => Ok(default),
             Some("silu" | "swish") => Ok(GluKind::Swiglu),

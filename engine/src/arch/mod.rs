@@ -5,7 +5,7 @@ mod builder;
 mod hparams;
 mod llama;
 
-pub use builder::{Builder, Inputs, Shape, Weight};
+pub use builder::{Builder, Built, Inputs, LoraTensors, Parts, Shape, Weight};
 pub use hparams::HParams;
 
 use ggml_ops::ops::{GluKind, RopeMode};

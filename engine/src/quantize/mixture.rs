@@ -57,6 +57,8 @@ struct HParams {
     /// 0 where the key is absent.
     n_layer: u32,
     n_expert: u32,
+    /// Query heads for each head of keys and values.
+    n_gqa: u32,
     /// A Llama or Qwen2 of 80 layers whose query heads share keys and values.
     is_70b: bool,
 }
@@ -69,13 +71,14 @@ impl HParams {
         let n_expert = u32("expert_count")?.unwrap_or(0);
         let n_head = first(metadata, &key::of_arch(&arch, key::ATTENTION_HEAD_COUNT));
         let n_head_kv = first(metadata, &key::of_arch(&arch, key::ATTENTION_HEAD_COUNT_KV));
+        let n_gqa = n_head.zip(n_head_kv.or(n_head)).and_then(|(n, kv)| n.checked_div(kv)).unwrap_or(0);
         let is_70b = n_layer == 80
             && match arch.as_str() {
                 "llama" => n_head != n_head_kv.or(n_head),
                 "qwen2" => true,
                 _ => false,
             };
-        Ok(HParams { arch, n_layer, n_expert, is_70b })
+        Ok(HParams { arch, n_layer, n_expert, n_gqa, is_70b })
     }
 }
 
@@ -130,15 +133,17 @@ impl Mixture {
         Ok(match Category::of(&tensor.name) {
             Category::Output => self.output(tensor),
             Category::TokenEmbd if self.is_tied => self.output(tensor),
+            _ if self.ftype == FType::MXFP4_MOE && tensor.ne[2] > 1 => GgmlType::MXFP4,
+            _ if self.ftype == FType::MXFP4_MOE => GgmlType::Q8_0,
             Category::TokenEmbd => match self.ftype {
                 FType::TQ1_0 | FType::TQ2_0 => GgmlType::Q4_K,
                 _ => base,
             },
             Category::AttnV => self.attn_v(),
             Category::AttnK if self.hparams.n_expert == 8 => GgmlType::Q8_0,
-            Category::AttnOutput if self.attn_output_is_q5_k() => GgmlType::Q5_K,
+            Category::AttnOutput => self.attn_output(),
             Category::FfnDown => self.ffn_down(&tensor.name)?,
-            Category::AttnK | Category::AttnOutput | Category::Other => base,
+            Category::AttnK | Category::Other => base,
         })
     }
 
@@ -146,7 +151,7 @@ impl Mixture {
         let base = self.ftype.base();
         match self.output_type {
             Some(ty) => ty,
-            None if self.hparams.arch == "falcon" => GgmlType::Q8_0,
+            None if self.ftype == FType::MXFP4_MOE || self.hparams.arch == "falcon" => GgmlType::Q8_0,
             None if !tensor.ne[0].is_multiple_of(base.block_size()) => GgmlType::Q8_0,
             None if base == GgmlType::Q8_0 => GgmlType::Q8_0,
             None => GgmlType::Q6_K,
@@ -154,25 +159,57 @@ impl Mixture {
     }
 
     fn attn_v(&mut self) -> GgmlType {
+        use GgmlType::*;
         let i = self.seen_attn_v;
         self.seen_attn_v += 1;
         if self.hparams.n_expert == 8 {
-            return GgmlType::Q8_0;
+            return Q8_0;
         }
+        let is_shared = self.hparams.n_gqa >= 4;
+        let ty = match self.ftype {
+            FType::Q2_K | FType::Q2_K_S if is_shared => Q4_K,
+            FType::Q2_K => Q3_K,
+            FType::Q3_K_M if i < 2 => Q5_K,
+            FType::Q3_K_M => Q4_K,
+            FType::Q3_K_L => Q5_K,
+            FType::IQ4_NL | FType::IQ4_XS if is_shared => Q5_K,
+            FType::Q4_K_M | FType::Q5_K_M if wants_more_bits(i, self.n_attn_v) => Q6_K,
+            FType::Q4_K_S if i < 4 => Q5_K,
+            ftype => ftype.base(),
+        };
+        if self.hparams.is_70b && matches!(ty, Q3_K | Q4_K) { Q5_K } else { ty }
+    }
+
+    fn attn_output(&self) -> GgmlType {
+        use GgmlType::*;
         match self.ftype {
-            FType::Q4_K_M if wants_more_bits(i, self.n_attn_v) => GgmlType::Q6_K,
-            FType::Q4_K_S if i < 4 => GgmlType::Q5_K,
-            FType::Q4_K_M | FType::Q4_K_S if self.hparams.is_70b => GgmlType::Q5_K,
+            FType::Q3_K_L if self.is_falcon() => Q4_K,
+            ftype if self.is_falcon() => ftype.base(),
+            FType::Q2_K
+            | FType::Q3_K_S
+            | FType::Q3_K_M
+            | FType::IQ4_NL
+            | FType::IQ4_XS
+            | FType::Q4_K_S
+            | FType::Q4_K_M
+                if self.hparams.n_expert == 8 =>
+            {
+                Q5_K
+            }
+            ftype if self.hparams.n_expert == 8 => ftype.base(),
+            FType::Q2_K => Q3_K,
+            FType::Q3_K_M => Q4_K,
+            FType::Q3_K_L => Q5_K,
             ftype => ftype.base(),
         }
     }
 
-    fn attn_output_is_q5_k(&self) -> bool {
-        let is_mixed = matches!(self.ftype, FType::Q4_K_M | FType::Q4_K_S);
-        is_mixed && self.hparams.n_expert == 8 && self.hparams.arch != "falcon"
+    fn is_falcon(&self) -> bool {
+        self.hparams.arch == "falcon"
     }
 
     fn ffn_down(&mut self, name: &str) -> Result<GgmlType, QuantizeError> {
+        use GgmlType::*;
         let n = self.hparams.n_layer as usize;
         let mut i = self.seen_ffn_down;
         self.seen_ffn_down += 1;
@@ -189,12 +226,20 @@ impl Mixture {
                 }
             };
         }
-        let is_falcon = self.hparams.arch == "falcon";
+        let is_falcon = self.is_falcon();
         Ok(match self.ftype {
-            FType::Q4_K_M if is_falcon && i < n / 16 => GgmlType::Q6_K,
-            FType::Q4_K_M if is_falcon && wants_more_bits(i, n) => GgmlType::Q5_K,
-            FType::Q4_K_M if !is_falcon && wants_more_bits(i, n) => GgmlType::Q6_K,
-            FType::Q4_K_S if !is_falcon && i < n / 8 => GgmlType::Q5_K,
+            FType::Q2_K => Q3_K,
+            FType::Q2_K_S if i < n / 8 => Q4_K,
+            FType::Q3_K_M if i < n / 16 => Q5_K,
+            FType::Q3_K_M if !is_falcon || wants_more_bits(i, n) => Q4_K,
+            FType::Q3_K_L if is_falcon => Q4_K,
+            FType::Q3_K_L => Q5_K,
+            FType::Q4_K_M if is_falcon && i < n / 16 => Q6_K,
+            FType::Q4_K_M if is_falcon && wants_more_bits(i, n) => Q5_K,
+            FType::Q4_K_M if !is_falcon && wants_more_bits(i, n) => Q6_K,
+            FType::IQ4_NL | FType::IQ4_XS if i < n / 8 => Q5_K,
+            FType::Q5_K_M if wants_more_bits(i, n) => Q6_K,
+            FType::Q4_K_S if !is_falcon && i < n / 8 => Q5_K,
             ftype => ftype.base(),
         })
     }

@@ -1,4 +1,4 @@
-//! The order in which llama-quantize writes tensors.
+//! The orders in which llama-quantize writes tensors.
 
 use gguf::TensorInfo;
 
@@ -6,6 +6,13 @@ use gguf::TensorInfo;
 pub(super) fn sorted(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
     let mut sorted: Vec<_> = tensors.iter().collect();
     sorted.sort_by(|a, b| (layer(&a.name), &a.name).cmp(&(layer(&b.name), &b.name)));
+    sorted
+}
+
+/// All tensors as they lie in the files of a split model.
+pub(super) fn by_file(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by_key(|t| (t.split_no(), t.offset));
     sorted
 }
 

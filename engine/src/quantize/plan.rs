@@ -3,6 +3,7 @@
 use ggml_ops::quants;
 use gguf::{GgmlType, Gguf, Metadata, TensorInfo, Value, Writer, key};
 use regex::{Regex, RegexBuilder};
+use std::path::{Path, PathBuf};
 
 use super::mixture::{self, Category, Mixture};
 use super::{FType, QuantizeError, order};
@@ -40,6 +41,8 @@ pub struct Options {
     pub output_tensor_type: Option<GgmlType>,
     /// The type of `token_embd.weight`.
     pub token_embedding_type: Option<GgmlType>,
+    /// Write as many files as the model is split into, with the same tensors in each, and in their order.
+    pub keep_split: bool,
     /// Types by name, the first match counts. Without effect where the target is F32, F16 or BF16, as in llama-quantize.
     pub tensor_types: Vec<TensorTypeRule>,
     /// Metadata to set, also where the mixture looks.
@@ -56,6 +59,7 @@ impl Options {
             pure: false,
             output_tensor_type: None,
             token_embedding_type: None,
+            keep_split: false,
             tensor_types: Vec::new(),
             metadata: Vec::new(),
         }
@@ -107,6 +111,7 @@ impl PlannedTensor {
 pub struct Plan {
     pub(super) metadata: Metadata,
     tensors: Vec<PlannedTensor>,
+    n_files: u16,
 }
 
 impl Plan {
@@ -120,15 +125,34 @@ impl Plan {
         let metadata = metadata(model, options)?;
         let mut chooser = Chooser::new(model, &metadata, options)?;
         let mut tensors = Vec::with_capacity(model.tensors().len());
-        for source in order::sorted(model.tensors()) {
+        let (sources, n_files) = match options.keep_split {
+            true => (order::by_file(model.tensors()), u16::try_from(model.n_files()).unwrap_or(u16::MAX)),
+            false => (order::sorted(model.tensors()), 1),
+        };
+        for source in sources {
             let planned = chooser.choose(source)?;
             check_codecs(&planned, options.allow_requantize)?;
             tensors.push(planned);
         }
         // The writer would find out too, but only after the old file at the path is as good as gone.
-        let plan = Plan { metadata, tensors };
-        plan.writer()?;
+        let plan = Plan { metadata, tensors, n_files };
+        plan.writers()?;
         Ok(plan)
+    }
+
+    /// The files to be, if `path` is given for the output: that alone, or splits with names made from it.
+    pub fn paths(&self, path: &Path) -> Vec<PathBuf> {
+        if self.n_files == 1 {
+            return vec![path.to_owned()];
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let prefix = name.strip_suffix(".gguf").unwrap_or(&name);
+        (0..self.n_files).map(|no| path.with_file_name(gguf::split_file_name(prefix, no, self.n_files))).collect()
+    }
+
+    /// Index of the file that a tensor goes to.
+    pub(super) fn file_of(&self, tensor: &PlannedTensor) -> usize {
+        if self.n_files == 1 { 0 } else { tensor.source.split_no() }
     }
 
     /// The tensors, in the order in which they are written.
@@ -157,12 +181,23 @@ impl Plan {
         self.tensors.iter().map(elements).sum()
     }
 
-    pub(super) fn writer(&self) -> Result<Writer, QuantizeError> {
-        let mut writer = Writer::new(self.metadata.clone())?;
-        for t in &self.tensors {
-            writer.add_tensor(&t.source.name, t.ty, &t.source.ne)?;
+    /// The writer of each file. The first has the metadata.
+    pub(super) fn writers(&self) -> Result<Vec<Writer>, QuantizeError> {
+        let mut writers = Vec::new();
+        for no in 0..self.n_files {
+            let mut metadata = if no == 0 { self.metadata.clone() } else { Metadata::new() };
+            if self.n_files > 1 {
+                metadata.insert(key::SPLIT_NO, no);
+                metadata.insert(key::SPLIT_COUNT, self.n_files);
+                metadata.insert(key::SPLIT_TENSORS_COUNT, i32::try_from(self.tensors.len()).unwrap_or(i32::MAX));
+            }
+            let mut writer = Writer::new(metadata)?;
+            for t in self.tensors.iter().filter(|t| self.file_of(t) == usize::from(no)) {
+                writer.add_tensor(&t.source.name, t.ty, &t.source.ne)?;
+            }
+            writers.push(writer);
         }
-        Ok(writer)
+        Ok(writers)
     }
 }
 
@@ -295,7 +330,8 @@ fn n_bytes(ty: GgmlType, tensor: &TensorInfo) -> Result<u64, QuantizeError> {
     }
     // The elements are a count that the reader has checked, and a row is whole blocks.
     let blocks = (tensor.n_elements() / ty.block_size()) as u64;
-    Ok(blocks.saturating_mul(ty.type_size() as u64))
+    let tail = if blocks == 0 { 0 } else { ty.tail_size() as u64 };
+    Ok(blocks.saturating_mul(ty.type_size() as u64).saturating_add(tail))
 }
 
 fn check_codecs(tensor: &PlannedTensor, allow_requantize: bool) -> Result<(), QuantizeError> {

@@ -22,11 +22,12 @@ const _: () = {
     }
 };
 
-/// A quantized file in the making. The file appears under its name when [`finish`](Self::finish) returns, not before.
+/// A quantized file in the making, or several of a split model. They appear under their names when
+/// [`finish`](Self::finish) returns, not before.
 pub struct Quantizer<'a> {
     model: &'a Gguf,
     plan: &'a Plan,
-    out: DataWriter<AtomicFile>,
+    out: Vec<DataWriter<AtomicFile>>,
     /// Index of the tensor that is next.
     due: usize,
     pool: rayon::ThreadPool,
@@ -34,17 +35,18 @@ pub struct Quantizer<'a> {
 }
 
 impl<'a> Quantizer<'a> {
-    /// Begins the file at `path`. `plan` was made for `model`; `n_threads` = 0 is one for each core.
+    /// Begins the file at `path`, or the files at [`Plan::paths`]. `plan` was made for `model`; `n_threads` = 0 is one for each core.
     ///
     /// # Errors
     /// If the file cannot be created, or threads cannot be had.
     pub fn create(model: &'a Gguf, plan: &'a Plan, path: &Path, n_threads: usize) -> Result<Self, QuantizeError> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads);
         let pool = pool.thread_name(|i| format!("quantize-{i}")).build();
+        let files = plan.writers()?.into_iter().zip(plan.paths(path));
         Ok(Quantizer {
             model,
             plan,
-            out: plan.writer()?.create(path)?,
+            out: files.map(|(writer, path)| writer.create(path)).collect::<Result<_, _>>()?,
             due: 0,
             pool: pool.map_err(|error| QuantizeError::Threads { n_threads, error })?,
             buffer: Vec::new(),
@@ -65,7 +67,10 @@ impl<'a> Quantizer<'a> {
         let Some(tensor) = self.due() else {
             return Ok(None);
         };
-        let Quantizer { model, out, pool, buffer, .. } = self;
+        let Quantizer { model, plan, out, pool, buffer, .. } = self;
+        let Some(out) = out.get_mut(plan.file_of(tensor)) else {
+            return Ok(None);
+        };
         let data = model.data(&tensor.source);
         let piece = |ty: GgmlType| CHUNK / ty.block_size() * ty.type_size();
         let (from, to) = (piece(tensor.source.ty), piece(tensor.ty));
@@ -95,12 +100,20 @@ impl<'a> Quantizer<'a> {
         Ok(Some(tensor))
     }
 
-    /// Puts the complete file in its place.
+    /// Puts the complete files in their places.
     ///
     /// # Errors
-    /// If tensors are missing, or the file cannot be written; then what was at the path before is still there.
-    pub fn finish(self) -> Result<(), QuantizeError> {
-        Ok(self.out.finish()?)
+    /// If tensors are missing, or a file cannot be written; then what was at its path before is still there.
+    pub fn finish(mut self) -> Result<(), QuantizeError> {
+        if let Some(tensor) = self.plan.tensors()[self.due..].iter().find(|t| t.n_bytes > 0) {
+            // Tells what is missing, before any file is in its place.
+            let file = self.plan.file_of(tensor);
+            self.out = self.out.into_iter().skip(file).take(1).collect();
+        }
+        for out in self.out {
+            out.finish()?;
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use super::VocabError;
 use super::merge::Merger;
+use super::offsets::TokenSink;
 use super::pre_tokenizer::PreTokenizer;
 use super::token_table::{NO_TOKEN, TokenTable, n_slots};
 
@@ -62,19 +63,21 @@ impl Bpe {
         Ok((bpe, n_missing))
     }
 
-    /// Appends the tokens of `text`. Bytes that are not UTF-8 become U+FFFD, as in llama.cpp.
-    pub fn tokenize(&self, symbols: &TokenTable, text: &[u8], out: &mut Vec<u32>) {
+    /// Appends the tokens of `text`. Bytes that are not UTF-8 become U+FFFD, as in llama.cpp. Where a token begins is
+    /// counted from the start of `text`, and exact if that is UTF-8.
+    pub fn tokenize(&self, symbols: &TokenTable, text: &[u8], out: &mut TokenSink) {
         let text = decode_utf8(text);
         let mut merger = Merger::new();
         let mut encoded = String::new();
-        for piece in self.pre_tokenizer.split(&text) {
-            let piece = &text.as_bytes()[piece];
+        self.pre_tokenizer.split(&text, &mut |range| {
+            let start = range.start;
+            let piece = &text.as_bytes()[range];
             if self.ignore_merges {
                 encoded.clear();
                 encoded.extend(piece.iter().map(|&byte| byte_to_char(byte)));
                 if let Some(id) = symbols.find(encoded.as_bytes()).filter(|&id| id < self.n_tokens) {
-                    out.push(id);
-                    continue;
+                    out.push(id, start);
+                    return;
                 }
             }
             merger.clear(piece.len());
@@ -83,20 +86,23 @@ impl Bpe {
             }
             merger.run(|left, right| self.merges.get(left.id, right.id).map(|(rank, id)| (Reverse(rank), id)));
             for symbol in merger.symbols() {
+                let at = symbol.start as usize;
                 if symbol.id < self.n_tokens {
-                    out.push(symbol.id);
+                    out.push(symbol.id, start + at);
                 } else {
-                    self.push_bytes(symbols, symbol.id, piece[symbol.start as usize], out);
+                    self.push_bytes(symbols, symbol.id, piece[at], start + at, out);
                 }
             }
-        }
+        });
     }
 
     /// A symbol that is no token: those of its bytes that are tokens. The others are lost, as in llama.cpp.
-    fn push_bytes(&self, symbols: &TokenTable, id: u32, byte: u8, out: &mut Vec<u32>) {
+    fn push_bytes(&self, symbols: &TokenTable, id: u32, byte: u8, start: usize, out: &mut TokenSink) {
         let mut utf8 = [0; 4];
         let text = symbols.get(id).unwrap_or_else(|| byte_to_char(byte).encode_utf8(&mut utf8).as_bytes());
-        out.extend(text.iter().map(|&b| self.one_byte_tokens[b as usize]).filter(|&id| id != NO_TOKEN));
+        for id in text.iter().map(|&b| self.one_byte_tokens[b as usize]).filter(|&id| id != NO_TOKEN) {
+            out.push(id, start);
+        }
     }
 }
 

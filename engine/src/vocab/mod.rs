@@ -11,6 +11,7 @@ mod detokenize;
 mod error;
 mod load;
 mod merge;
+mod offsets;
 mod pre_tokenizer;
 mod special;
 mod special_ids;
@@ -19,11 +20,13 @@ mod token_table;
 
 pub use detokenize::Utf8Stream;
 pub use error::VocabError;
+pub use offsets::Tokenized;
 pub use special_ids::SpecialIds;
 
 use bpe::Bpe;
+use offsets::TokenSink;
 use special::{Fragment, SpecialTokens, TokenAttr};
-use spm::Spm;
+use spm::{SEGMENT, Spm};
 use token_table::TokenTable;
 
 /// The tokens of a model and how it makes them from text.
@@ -173,33 +176,58 @@ impl Vocab {
     /// # Errors
     /// Those of [`tokenize`](Self::tokenize).
     pub fn tokenize_bytes(&self, text: &[u8], add_special: bool, parse_special: bool) -> Result<Vec<u32>, VocabError> {
+        let mut sink = TokenSink::new(false);
+        self.tokenize_into(text, add_special, parse_special, self.add_space_prefix, &mut sink)?;
+        Ok(sink.finish().ids)
+    }
+
+    /// The work behind all ways to tokenize; `space_prefix` tells whether a space is put before a text that is the first.
+    fn tokenize_into(
+        &self,
+        text: &[u8],
+        add_special: bool,
+        parse_special: bool,
+        space_prefix: bool,
+        sink: &mut TokenSink,
+    ) -> Result<(), VocabError> {
         // A byte of text may become three, and offsets have 32 bits.
         const MAX: usize = u32::MAX as usize / 3 - 1;
         if text.len() > MAX {
             return Err(VocabError::TooLarge { what: "the text", got: text.len(), max: MAX });
         }
-        let mut ids = Vec::new();
-        if add_special && self.add_bos {
-            ids.extend(self.special.bos);
+        if let Some(bos) = self.special.bos.filter(|_| add_special && self.add_bos) {
+            sink.push(bos, 0);
         }
         let fragments = self.special_tokens.partition(&self.tokens, &self.attrs, text, parse_special);
         for fragment in fragments {
             match (fragment, &self.algorithm) {
-                (Fragment::Token(id), _) => ids.push(id),
+                (Fragment::Token(id, start), _) => sink.push(id, start),
                 (Fragment::Text(range), Algorithm::Spm(spm)) => {
                     // Each of these texts is the first or follows a special token, and so gets the space.
-                    let text = escape_spaces(&text[range], self.add_space_prefix);
-                    spm.tokenize(&self.tokens, &text, &mut ids)?;
+                    let mut prefix = if range.start == 0 { space_prefix } else { self.add_space_prefix };
+                    let mut start = range.start;
+                    while start < range.end {
+                        let segment = &text[start..range.end];
+                        let segment = &segment[..spm.segment(&self.tokens, segment, SEGMENT)];
+                        let first = sink.len();
+                        spm.tokenize(&self.tokens, &escape_spaces(segment, prefix), sink)?;
+                        sink.unescape(first, segment, prefix, start);
+                        start += segment.len();
+                        prefix = false;
+                    }
                 }
                 (Fragment::Text(range), Algorithm::Bpe(bpe)) => {
-                    bpe.tokenize(&self.tokens, &text[range], &mut ids);
+                    let first = sink.len();
+                    let start = range.start;
+                    bpe.tokenize(&self.tokens, &text[range], sink);
+                    sink.shift(first, start);
                 }
             }
         }
-        if add_special && self.add_eos {
-            ids.extend(self.special.eos);
+        if let Some(eos) = self.special.eos.filter(|_| add_special && self.add_eos) {
+            sink.push(eos, text.len());
         }
-        Ok(ids)
+        Ok(())
     }
 }
 

@@ -230,20 +230,20 @@ impl PreTokenizer {
         Ok(PreTokenizer { splitters })
     }
 
-    /// The pieces of `text` in order; together they are the text.
-    pub fn split(&self, text: &str) -> Vec<Range<usize>> {
-        let mut pieces = Vec::new();
+    /// Gives the pieces of `text` to `piece`, in order; together they are the text. One by one: a list of them would take
+    /// several times the memory of a long text.
+    pub fn split(&self, text: &str, piece: &mut dyn FnMut(Range<usize>)) {
         if !text.is_empty() {
-            pieces.push(0..text.len());
+            split_with(&self.splitters, text, 0..text.len(), piece);
         }
-        for splitter in &self.splitters {
-            let mut out = Vec::with_capacity(pieces.len());
-            for piece in pieces {
-                splitter.split(text, piece, &mut out);
-            }
-            pieces = out;
-        }
-        pieces
+    }
+}
+
+/// Splits a piece with each of `splitters` in turn.
+fn split_with(splitters: &[Splitter], text: &str, whole: Range<usize>, piece: &mut dyn FnMut(Range<usize>)) {
+    match splitters {
+        [] => piece(whole),
+        [first, rest @ ..] => first.split(text, whole, &mut |part| split_with(rest, text, part, piece)),
     }
 }
 
@@ -260,20 +260,20 @@ impl Splitter {
         Ok(Splitter { regex: Regex::new(&pattern)?, leaves_space: head.is_some(), takes_newlines })
     }
 
-    fn split(&self, text: &str, piece: Range<usize>, out: &mut Vec<Range<usize>>) {
+    fn split(&self, text: &str, piece: Range<usize>, out: &mut dyn FnMut(Range<usize>)) {
         let base = piece.start;
         let text = &text[piece];
         let (mut done, mut at) = (0, 0);
         while let Some(found) = self.regex.find_at(text, at) {
             at = self.end(text, found.range());
             if found.start() > done {
-                out.push(base + done..base + found.start());
+                out(base + done..base + found.start());
             }
-            out.push(base + found.start()..base + at);
+            out(base + found.start()..base + at);
             done = at;
         }
         if done < text.len() {
-            out.push(base + done..base + text.len());
+            out(base + done..base + text.len());
         }
     }
 
@@ -297,7 +297,9 @@ mod tests {
 
     fn pieces<'a>(name: &str, text: &'a str) -> Vec<&'a str> {
         let pre = PreTokenizer::new(row(name).unwrap()).unwrap();
-        pre.split(text).into_iter().map(|piece| &text[piece]).collect()
+        let mut pieces = Vec::new();
+        pre.split(text, &mut |piece| pieces.push(&text[piece]));
+        pieces
     }
 
     #[test]

@@ -42,8 +42,8 @@ impl TokenAttr {
 pub(super) enum Fragment {
     /// Text that is yet to be tokenized, as a range of bytes.
     Text(Range<usize>),
-    /// A token that stood there literally.
-    Token(u32),
+    /// A token that stood there literally, and where its text begins.
+    Token(u32, usize),
 }
 
 /// The tokens that are looked for, longest text first, so that a token wins over those that it contains.
@@ -116,7 +116,7 @@ fn split(fragments: Vec<Fragment>, id: u32, attr: TokenAttr, text: &[u8], finder
             if !before.is_empty() {
                 out.push(Fragment::Text(start..start + before.len()));
             }
-            out.push(Fragment::Token(id));
+            out.push(Fragment::Token(id, start + at));
             start += at + finder.needle().len();
             if attr.any(TokenAttr::RSTRIP) {
                 while let Some(b'\t'..=b'\r' | b' ') = text[..end].get(start) {
@@ -150,10 +150,10 @@ mod tests {
     fn the_longest_token_wins_wherever_it_stands() {
         use Fragment::{Text, Token};
         let special = [("<a>", TokenAttr::CONTROL), ("<a><b>", TokenAttr::CONTROL)];
-        assert_eq!(fragments(&special, "<a>x<a><b><a>", true), [Token(0), Text(3..4), Token(1), Token(0)]);
+        assert_eq!(fragments(&special, "<a>x<a><b><a>", true), [Token(0, 0), Text(3..4), Token(1, 4), Token(0, 10)]);
         // "bcd" is taken before "ab", which is met first.
         let special = [("ab", TokenAttr::CONTROL), ("bcd", TokenAttr::USER_DEFINED)];
-        assert_eq!(fragments(&special, "abcd", true), [Text(0..1), Token(1)]);
+        assert_eq!(fragments(&special, "abcd", true), [Text(0..1), Token(1, 1)]);
         assert_eq!(fragments(&special, "", true), []);
     }
 
@@ -169,8 +169,8 @@ mod tests {
             ("<x>", TokenAttr::UNUSED),
         ];
         let text = "<c><k><u><b><n><x>";
-        assert_eq!(fragments(&special, text, false), [Text(0..6), Token(2), Text(9..18)]);
-        assert_eq!(fragments(&special, text, true), [Token(0), Token(1), Token(2), Text(9..18)]);
+        assert_eq!(fragments(&special, text, false), [Text(0..6), Token(2, 6), Text(9..18)]);
+        assert_eq!(fragments(&special, text, true), [Token(0, 0), Token(1, 3), Token(2, 6), Text(9..18)]);
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let text = "a \t<l> b<r>\r\n c \n<l>";
         assert_eq!(
             fragments(&special, text, true),
-            [Text(0..1), Token(0), Text(6..8), Token(1), Text(14..15), Token(0)]
+            [Text(0..1), Token(0, 3), Text(6..8), Token(1, 8), Text(14..15), Token(0, 17)]
         );
     }
 }

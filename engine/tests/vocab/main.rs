@@ -3,6 +3,7 @@
 
 mod cases;
 mod hostile;
+mod offsets;
 mod packages;
 mod properties;
 

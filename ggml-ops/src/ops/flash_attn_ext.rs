@@ -25,25 +25,7 @@ impl OpDef for FlashAttnExt {
     const NAME: &'static str = "flash_attn_ext";
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
-        let [q, k, v, span] = operands(Self::NAME, src)?;
-        f32_rows(Self::NAME, 0, &q)?;
-        for (operand, t) in [(1, &k), (2, &v)] {
-            if t.ty != GgmlType::F16 {
-                return Err(ShapeError::Type { op: Self::NAME, operand, expected: "F16", got: t.ty });
-            }
-            if !t.has_contiguous_rows() {
-                let expected = "contiguous along dimension 0";
-                return Err(ShapeError::Strides { op: Self::NAME, operand, expected, nb: t.nb });
-            }
-        }
-        same_shape(Self::NAME, 0, &q, [k.ne[0], q.ne[1], q.ne[2], 1])?;
-        same_shape(Self::NAME, 2, &v, [v.ne[0], k.ne[1], k.ne[2], k.ne[3]])?;
-        if k.ne[1] == 0 || !q.ne[1].is_multiple_of(k.ne[1]) {
-            let what = format!("n_head {} is no multiple of n_head_kv {}", q.ne[1], k.ne[1]);
-            return Err(ShapeError::Parameter { op: Self::NAME, what });
-        }
-        indices(Self::NAME, 3, &span, &[3, q.ne[2]])?;
-        TensorDesc::new(GgmlType::F32, &[v.ne[0], q.ne[1], q.ne[2]])
+        check(Self::NAME, src)
     }
 
     fn reference(&self, src: &[RefTensor], dst: &mut RefTensor) {
@@ -68,7 +50,17 @@ impl OpDef for FlashAttnExt {
     }
 
     fn backward(&self, b: &mut Backward) -> Result<(), OpError> {
-        b.not_differentiable("training builds attention from mul_mat and soft_max")
+        let src = [b.src(0), b.src(1), b.src(2), b.src(3), b.grad()];
+        let places = FlashAttnExtBack::places(&b.desc(0), &b.desc(1), &b.desc(2))?;
+        let all = b.graph().op(FlashAttnExtBack { scale: self.scale }, &src)?;
+        for (i, place) in places.into_iter().take(3).enumerate() {
+            if b.wants(i) {
+                let desc = TensorDesc::new(GgmlType::F32, &b.desc(i).ne)?;
+                let part = b.graph().view(all, desc, place * desc.ty.type_size())?;
+                b.add_to(i, part)?;
+            }
+        }
+        Ok(())
     }
 
     fn cases() -> Vec<Case<Self>> {
@@ -81,19 +73,77 @@ impl OpDef for FlashAttnExt {
             let scale = 1.0 / (d[0] as f32).sqrt();
             // Two sums of up to 1100 products with an exp between them.
             let tolerance = Tolerance::relative(3e-6);
-            cases.push(Case::new(FlashAttnExt { scale }, [q, k, v, Operand::ints(&[3, spans.len()], &spans.concat())], tolerance));
+            cases.push(
+                Case::new(
+                    FlashAttnExt { scale },
+                    [q, k, v, Operand::ints(&[3, spans.len()], &spans.concat())],
+                    tolerance,
+                )
+                .differentiable(&[0, 1, 2]),
+            );
         };
         case([64, 64, 4, 4, 16, 1], &[[0, 0, 1], [0, 0, 2], [0, 0, 16]]);
         case([128, 128, 8, 2, 300, 2], &[[1, 0, 300], [0, 0, 257], [1, 7, 9], [0, 0, 0]]);
         case([20, 36, 5, 5, 70, 1], &[[0, 0, 65], [0, 3, 70]]);
         case([96, 96, 2, 1, 1100, 1], &[[0, 0, 1100], [0, 513, 1100]]);
+        // Training: three samples packed one after the other; the positions behind them are never seen.
+        let packed: Vec<[i32; 3]> = (0..53)
+            .map(|t| {
+                [
+                    0,
+                    if t < 20 {
+                        0
+                    } else if t < 41 {
+                        20
+                    } else {
+                        41
+                    },
+                    t + 1,
+                ]
+            })
+            .collect();
+        case([64, 64, 4, 2, 60, 1], &packed);
+        case([24, 16, 3, 3, 53, 1], &packed);
+        // Chunks that end between the positions seen, sequences that alternate, tokens that see nothing.
+        let mixed: Vec<[i32; 3]> = (0..11).map(|t| [i32::from(t > 6), (t * 97) % 290, 290 + 20 * (t % 3)]).collect();
+        case([64, 36, 2, 1, 340, 2], &[&mixed[..], &[[0, 7, 7], [1, 0, 513 - 200]]].concat());
         cases
     }
 }
 
+/// The shape rule, for the operation and its gradient.
+pub(super) fn check(op: &'static str, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
+    let [q, k, v, span] = operands(op, src)?;
+    f32_rows(op, 0, &q)?;
+    for (operand, t) in [(1, &k), (2, &v)] {
+        if t.ty != GgmlType::F16 {
+            return Err(ShapeError::Type { op, operand, expected: "F16", got: t.ty });
+        }
+        if !t.has_contiguous_rows() {
+            let expected = "contiguous along dimension 0";
+            return Err(ShapeError::Strides { op, operand, expected, nb: t.nb });
+        }
+    }
+    same_shape(op, 0, &q, [k.ne[0], q.ne[1], q.ne[2], 1])?;
+    same_shape(op, 2, &v, [v.ne[0], k.ne[1], k.ne[2], k.ne[3]])?;
+    if k.ne[1] == 0 || !q.ne[1].is_multiple_of(k.ne[1]) {
+        let what = format!("n_head {} is no multiple of n_head_kv {}", q.ne[1], k.ne[1]);
+        return Err(ShapeError::Parameter { op, what });
+    }
+    indices(op, 3, &span, &[3, q.ne[2]])?;
+    TensorDesc::new(GgmlType::F32, &[v.ne[0], q.ne[1], q.ne[2]])
+}
+
 impl Graph {
     /// Attention of `q` over the cache `k`, `v`; see [`FlashAttnExt`].
-    pub fn flash_attn_ext(&mut self, q: TensorId, k: TensorId, v: TensorId, span: TensorId, scale: f32) -> Result<TensorId, ShapeError> {
+    pub fn flash_attn_ext(
+        &mut self,
+        q: TensorId,
+        k: TensorId,
+        v: TensorId,
+        span: TensorId,
+        scale: f32,
+    ) -> Result<TensorId, ShapeError> {
         self.op(FlashAttnExt { scale }, &[q, k, v, span])
     }
 }

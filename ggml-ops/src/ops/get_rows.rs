@@ -30,14 +30,17 @@ impl OpDef for GetRows {
     }
 
     fn backward(&self, b: &mut Backward) -> Result<(), OpError> {
-        b.not_differentiable("token embeddings are not trained")
+        let (n_rows, grad, ids) = (b.desc(0).ne[1], b.grad(), b.src(1));
+        let g = b.graph().op(GetRowsBack { n_rows }, &[grad, ids])?;
+        b.add_to(0, g)
     }
 
     fn cases() -> Vec<Case<Self>> {
-        use GgmlType::*;
-        [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0]
-            .into_iter()
-            .map(|ty| Case::new(GetRows, [Operand::weight(ty, &[512, 11]), Operand::index(&[7], 11)], Tolerance::EXACT))
+        quants::ALL
+            .iter()
+            .map(|&ty| {
+                Case::new(GetRows, [Operand::weight(ty, &[512, 11]), Operand::index(&[7], 11)], Tolerance::EXACT)
+            })
             .collect()
     }
 }

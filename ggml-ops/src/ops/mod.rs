@@ -14,6 +14,9 @@ pub trait OpDef: Clone + std::fmt::Debug + PartialEq + Sized {
     const NAME: &'static str;
     /// Whether the result shares the bytes of an operand, and of which one.
     const IN_PLACE: Option<usize> = None;
+    /// An operand whose bytes the result may take where nothing reads that operand afterwards: kernels then find both at one
+    /// address. Decided by [`Plan`](crate::plan::Plan); unlike [`IN_PLACE`](Self::IN_PLACE) it does not change what is computed.
+    const MAY_REPLACE: Option<usize> = None;
 
     /// The shape rule: type and shape of the result, or why the operands do not fit.
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError>;
@@ -48,6 +51,10 @@ macro_rules! ops {
             pub fn in_place(&self) -> Option<usize> {
                 match self { $(Op::$ty(_) => $ty::IN_PLACE,)* }
             }
+            /// See [`OpDef::MAY_REPLACE`].
+            pub fn may_replace(&self) -> Option<usize> {
+                match self { $(Op::$ty(_) => $ty::MAY_REPLACE,)* }
+            }
             /// See [`OpDef::infer`].
             pub fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
                 match self { $(Op::$ty(op) => op.infer(src),)* }
@@ -76,9 +83,16 @@ macro_rules! ops {
 
 ops! {
     Add => add,
+    Concat => concat,
     Cont => cont,
+    Cpy => cpy,
+    CrossEntropyLoss => cross_entropy_loss,
+    CrossEntropyLossBack => cross_entropy_loss_back,
+    Dropout => dropout,
     FlashAttnExt => flash_attn_ext,
+    FlashAttnExtBack => flash_attn_ext_back,
     GetRows => get_rows,
+    GetRowsBack => get_rows_back,
     Glu => glu,
     GluBack => glu_back,
     Mul => mul,

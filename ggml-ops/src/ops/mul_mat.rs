@@ -62,7 +62,7 @@ impl OpDef for MulMat {
         // Rounding of x is passed straight through, as BitNet was trained (Bengio et al. 2013, arXiv:1308.3432).
         if b.wants(1) {
             let rows = b.graph().permute(grad, [1, 0, 2, 3])?;
-            let g = b.graph().out_prod(w, rows)?;
+            let g = b.graph().op(OutProd { uniform_scale: self.uniform_scale }, &[w, rows])?;
             b.add_to(1, g)?;
         }
         if b.wants(0) {
@@ -82,7 +82,7 @@ impl OpDef for MulMat {
             // Other types round x, and a staircase has no slope to compare with.
             if float { case } else { case.differentiable(&[]) }
         };
-        for ty in [F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q6_K, TQ1_0, TQ2_0] {
+        for &ty in quants::ALL {
             for (k, n, t) in [(256, 1, 1), (512, 37, 1), (768, 19, 5), (1024, 66, 33)] {
                 cases.push(case(Operand::weight(ty, &[k, n]), Operand::f32(&[k, t]).padded(), None));
             }
@@ -106,9 +106,10 @@ impl OpDef for MulMat {
 fn rounded(ty: GgmlType, uniform: bool, x: &[f64]) -> Vec<f64> {
     let block = match ty {
         GgmlType::TQ1_0 | GgmlType::TQ2_0 if uniform => x.len().max(1),
-        GgmlType::TQ1_0 | GgmlType::TQ2_0 | GgmlType::Q4_K | GgmlType::Q6_K => 256,
-        GgmlType::Q8_0 | GgmlType::Q4_0 => 32,
-        _ => return x.to_vec(),
+        _ => match ty.block_size() {
+            1 => return x.to_vec(),
+            block => block,
+        },
     };
     let mut out = Vec::with_capacity(x.len());
     for x in x.chunks(block) {

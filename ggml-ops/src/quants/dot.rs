@@ -5,7 +5,10 @@
 
 use half::{bf16, f16};
 
-use super::{BlockActQ8_0, BlockActQ8K, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32};
+use super::{
+    BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
+    BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32,
+};
 use crate::numerics::{dot16, tree};
 
 /// F32 weights, f32 activations.
@@ -57,6 +60,65 @@ pub fn dot_q4_0(w: &[BlockQ4_0], x: &[BlockActQ8_0]) -> f32 {
     dot_blocks_of_32(w.iter().map(|w| (w.weights(), w.d())), x)
 }
 
+/// Q5_0 weights.
+pub fn dot_q5_0(w: &[BlockQ5_0], x: &[BlockActQ8_0]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_blocks_of_32(w.iter().map(|w| (w.weights(), w.d())), x)
+}
+
+/// IQ4_NL weights.
+pub fn dot_iq4_nl(w: &[BlockIq4Nl], x: &[BlockActQ8_0]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_blocks_of_32(w.iter().map(|w| (w.weights(), w.d())), x)
+}
+
+/// MXFP4 weights.
+pub fn dot_mxfp4(w: &[BlockMxfp4], x: &[BlockActQ8_0]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_blocks_of_32(w.iter().map(|w| (w.weights(), w.d())), x)
+}
+
+/// Q4_1 weights.
+pub fn dot_q4_1(w: &[BlockQ4_1], x: &[BlockActQ8_0]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_blocks_with_min(w.iter().map(|w| (w.codes(), w.d(), w.m())), x)
+}
+
+/// Q5_1 weights.
+pub fn dot_q5_1(w: &[BlockQ5_1], x: &[BlockActQ8_0]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_blocks_with_min(w.iter().map(|w| (w.codes(), w.d(), w.m())), x)
+}
+
+/// As [`dot_blocks_of_32`], and after each product of a group the minimum times its activations.
+fn dot_blocks_with_min(w: impl Iterator<Item = ([i8; 32], f32, f32)>, x: &[BlockActQ8_0]) -> f32 {
+    let mut lanes = [0.0; 16];
+    for (b, ((w, d, m), x)) in w.zip(x).enumerate() {
+        let (d, m) = (d * x.d, m * x.d);
+        for (g, (w, x)) in w.chunks_exact(4).zip(x.qs.chunks_exact(4)).enumerate() {
+            let lane = &mut lanes[b % 2 * 8 + g];
+            *lane += isum(w, x) as f32 * d;
+            *lane += isum(&[1; 4], x) as f32 * m;
+        }
+    }
+    tree(lanes)
+}
+
+/// IQ4_XS weights: the sub-blocks are summed as blocks of 32 are.
+pub fn dot_iq4_xs(w: &[BlockIq4Xs], x: &[BlockActQ8K]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    let mut lanes = [0.0; 16];
+    for (w, x) in w.iter().zip(x) {
+        for (j, x32) in x.qs.chunks_exact(32).enumerate() {
+            let d = w.d() * f32::from(w.scale(j)) * x.d;
+            for (g, (w, x)) in w.weights(j).chunks_exact(4).zip(x32.chunks_exact(4)).enumerate() {
+                lanes[j % 2 * 8 + g] += isum(w, x) as f32 * d;
+            }
+        }
+    }
+    tree(lanes)
+}
+
 /// Each four neighbours make a group; group g of the row goes to lane g % 16.
 fn dot_blocks_of_32(w: impl Iterator<Item = ([i8; 32], f32)>, x: &[BlockActQ8_0]) -> f32 {
     let mut lanes = [0.0; 16];
@@ -80,17 +142,55 @@ pub fn dot_q6_k(w: &[BlockQ6_K], x: &[BlockActQ8K]) -> f32 {
     tree(lanes)
 }
 
+/// Q3_K weights.
+pub fn dot_q3_k(w: &[BlockQ3_K], x: &[BlockActQ8K]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    let mut lanes = [0.0; 16];
+    for (w, x) in w.iter().zip(x) {
+        let sums = lane_sums(&w.weights(), &x.qs, |g| i32::from(w.scale(g / 4)));
+        add_scaled(&mut lanes, &sums, w.d() * x.d);
+    }
+    tree(lanes)
+}
+
+/// Q2_K weights.
+pub fn dot_q2_k(w: &[BlockQ2_K], x: &[BlockActQ8K]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    let mut lanes = [0.0; 16];
+    for (w, x) in w.iter().zip(x) {
+        let codes = w.codes().map(|q| q as i8);
+        let sums = lane_sums(&codes, &x.qs, |g| i32::from(w.scale_min(g / 4).0));
+        add_scaled(&mut lanes, &sums, w.d() * x.d);
+        let mins = lane_sums(&[1; 256], &x.qs, |g| i32::from(w.scale_min(g / 4).1));
+        add_scaled(&mut lanes, &mins, -(w.dmin() * x.d));
+    }
+    tree(lanes)
+}
+
 /// Q4_K weights.
 pub fn dot_q4_k(w: &[BlockQ4_K], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
+    dot_with_mins(w.iter().map(|w| (w.codes(), w.d(), w.dmin(), |j| w.scale_min(j))), x)
+}
+
+/// Q5_K weights.
+pub fn dot_q5_k(w: &[BlockQ5_K], x: &[BlockActQ8K]) -> f32 {
+    debug_assert_eq!(w.len(), x.len());
+    dot_with_mins(w.iter().map(|w| (w.codes(), w.d(), w.dmin(), |j| w.scale_min(j))), x)
+}
+
+/// Sub-blocks of 32 with scales and minima: codes, d, dmin, scale and minimum of sub-block j.
+fn dot_with_mins<F: Fn(usize) -> (u8, u8)>(
+    w: impl Iterator<Item = ([u8; 256], f32, f32, F)>,
+    x: &[BlockActQ8K],
+) -> f32 {
     let mut lanes = [0.0; 16];
     let mut mins = 0.0;
-    for (w, x) in w.iter().zip(x) {
-        let codes = w.codes().map(|q| q as i8);
-        let sums = lane_sums(&codes, &x.qs, |g| i32::from(w.scale_min(g / 8).0));
-        add_scaled(&mut lanes, &sums, w.d() * x.d);
-        let m: i32 = (0..8).map(|j| i32::from(w.scale_min(j).1) * i32::from(x.sums[j])).sum();
-        mins += m as f32 * (w.dmin() * x.d);
+    for ((codes, d, dmin, scale_min), x) in w.zip(x) {
+        let sums = lane_sums(&codes.map(|q| q as i8), &x.qs, |g| i32::from(scale_min(g / 8).0));
+        add_scaled(&mut lanes, &sums, d * x.d);
+        let m: i32 = (0..8).map(|j| i32::from(scale_min(j).1) * i32::from(x.sums[j])).sum();
+        mins += m as f32 * (dmin * x.d);
     }
     tree(lanes) - mins
 }

@@ -15,8 +15,17 @@ pub mod act;
 pub mod dot;
 mod error;
 mod float;
+mod iq4;
+mod min_fit;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
 mod q4_0;
+mod q4_1;
 mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
 mod q6_k;
 mod q8_0;
 mod rounding;
@@ -26,8 +35,16 @@ mod tq2_0;
 pub use act::{BlockActQ8_0, BlockActQ8K};
 pub use error::QuantError;
 pub use float::{BlockBf16, BlockF16, BlockF32};
+pub use iq4::{BlockIq4Nl, BlockIq4Xs, KVALUES_IQ4_NL};
+pub use mxfp4::{BlockMxfp4, KVALUES_MXFP4, e8m0_to_f32_half};
+pub use q2_k::BlockQ2_K;
+pub use q3_k::BlockQ3_K;
 pub use q4_0::BlockQ4_0;
+pub use q4_1::BlockQ4_1;
 pub use q4_k::BlockQ4_K;
+pub use q5_0::BlockQ5_0;
+pub use q5_1::BlockQ5_1;
+pub use q5_k::BlockQ5_K;
 pub use q6_k::BlockQ6_K;
 pub use q8_0::BlockQ8_0;
 pub use tq1_0::BlockTq1_0;
@@ -80,20 +97,27 @@ pub fn dequantize_row<B: Block>(x: &[B], y: &mut [f32]) {
 macro_rules! with_block {
     ($ty:expr, $b:ident => $body:expr) => {
         with_block!(@arms $ty, $b, $body, F32 BlockF32, F16 BlockF16, BF16 BlockBf16, Q8_0 BlockQ8_0, Q4_0 BlockQ4_0,
-            Q4_K BlockQ4_K, Q6_K BlockQ6_K, TQ1_0 BlockTq1_0, TQ2_0 BlockTq2_0)
+            Q4_1 BlockQ4_1, Q5_0 BlockQ5_0, Q5_1 BlockQ5_1, Q2_K BlockQ2_K, Q3_K BlockQ3_K, Q4_K BlockQ4_K,
+            Q5_K BlockQ5_K, Q6_K BlockQ6_K, IQ4_NL BlockIq4Nl, IQ4_XS BlockIq4Xs, MXFP4 BlockMxfp4,
+            TQ1_0 BlockTq1_0, TQ2_0 BlockTq2_0)
     };
     (@arms $ty:expr, $b:ident, $body:expr, $($name:ident $block:ident),*) => {
         match $ty {
             $(GgmlType::$name => { type $b = $block; $body })*
             // Exhaustive, so that a new type must be decided.
-            GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 | GgmlType::Q8_1 | GgmlType::Q2_K | GgmlType::Q3_K
-            | GgmlType::Q5_K | GgmlType::Q8_K | GgmlType::IQ2_XXS | GgmlType::IQ2_XS | GgmlType::IQ3_XXS
-            | GgmlType::IQ1_S | GgmlType::IQ4_NL | GgmlType::IQ3_S | GgmlType::IQ2_S | GgmlType::IQ4_XS | GgmlType::I8
-            | GgmlType::I16 | GgmlType::I32 | GgmlType::I64 | GgmlType::F64 | GgmlType::IQ1_M | GgmlType::MXFP4
-            | GgmlType::NVFP4 | GgmlType::Q1_0 | GgmlType::Q2_0 => Err(QuantError::Unsupported { ty: $ty }),
+            GgmlType::Q8_1 | GgmlType::Q8_K | GgmlType::IQ2_XXS | GgmlType::IQ2_XS | GgmlType::IQ3_XXS
+            | GgmlType::IQ1_S | GgmlType::IQ3_S | GgmlType::IQ2_S | GgmlType::I8 | GgmlType::I16 | GgmlType::I32
+            | GgmlType::I64 | GgmlType::F64 | GgmlType::IQ1_M | GgmlType::I2_S | GgmlType::NVFP4
+            | GgmlType::Q1_0 | GgmlType::Q2_0 => Err(QuantError::Unsupported { ty: $ty }),
         }
     };
 }
+
+/// Every type that has a codec here.
+pub const ALL: &[GgmlType] = {
+    use GgmlType::*;
+    &[F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0]
+};
 
 /// Whether this module can quantize to and from the type.
 pub fn supported(ty: GgmlType) -> bool {

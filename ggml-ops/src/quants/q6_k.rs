@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{nearest_int, signed_max};
+use super::rounding::{GROUP_MAX_EPS, nearest_int, signed_max};
 use super::{Block, f16_to_f32, f32_to_f16};
 
 /// 256 weights in sub-blocks of 16: `w[i] = d * scales[i / 16] * (q[i] - 32)`.
@@ -25,8 +25,6 @@ const _: () = assert!(size_of::<BlockQ6_K>() == GgmlType::Q6_K.type_size());
 const SUB: usize = 16;
 /// Codes are 0..64, less this.
 const ZERO: i32 = 32;
-/// ggml's `GROUP_MAX_EPS`: below it a group counts as all zero.
-const GROUP_MAX_EPS: f32 = 1e-15;
 
 /// Places of weight i: byte of `ql`, shift there, byte of `qh`, shift there.
 fn place(i: usize) -> (usize, usize, usize, usize) {

@@ -1,4 +1,7 @@
-//! The two conversions from float to integer that ggml's quantizers use, bit for bit.
+//! What ggml's quantizers share: conversions from float to integer, bit for bit, and extremes.
+
+/// ggml's `GROUP_MAX_EPS`: below it a group counts as all zero.
+pub(super) const GROUP_MAX_EPS: f32 = 1e-15;
 
 /// ggml's `nearest_int`: nearest, ties to even, by adding 1.5 * 2^23. NaN gives 0, as on x86.
 ///
@@ -30,6 +33,20 @@ pub(super) fn signed_max(x: &[f32]) -> f32 {
 /// Largest magnitude (0 in a block of zeros).
 pub(super) fn abs_max(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |amax, v| if amax > v.abs() { amax } else { v.abs() })
+}
+
+/// Smallest and largest element, as ggml's comparisons find them: NaN is neither.
+pub(super) fn min_max(x: &[f32]) -> (f32, f32) {
+    let (mut min, mut max) = (f32::MAX, -f32::MAX);
+    for &v in x {
+        if v < min {
+            min = v;
+        }
+        if v > max {
+            max = v;
+        }
+    }
+    (min, max)
 }
 
 #[cfg(test)]

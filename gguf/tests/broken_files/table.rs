@@ -183,7 +183,7 @@ fn names_and_types() -> Vec<Broken> {
         "type_5_removed", of_type(5) => Error::RemovedTensorType { got: 5, .. },
         "type_31_removed", of_type(31) => Error::RemovedTensorType { got: 31, .. },
         "type_33_removed", of_type(33) => Error::RemovedTensorType { got: 33, .. },
-        "type_36_of_bitnet_cpp", of_type(36) => Error::RemovedTensorType { got: 36, .. },
+        "type_37_of_bitnet_cpp", of_type(37) => Error::RemovedTensorType { got: 37, .. },
         "type_38_of_bitnet_cpp", of_type(38) => Error::RemovedTensorType { got: 38, .. },
         "type_43", of_type(43) => Error::UnknownTensorType { got: 43, .. },
         "type_negative", of_type(u32::MAX) => Error::UnknownTensorType { got: u32::MAX, .. },

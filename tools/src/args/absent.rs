@@ -136,8 +136,6 @@ pub const MAIN: &[Absent] = &[
     row(&["--yarn-attn-factor"], "LLAMA_ARG_YARN_ATTN_FACTOR", Value, YARN),
     row(&["--yarn-beta-fast"], "LLAMA_ARG_YARN_BETA_FAST", Value, YARN),
     row(&["--yarn-beta-slow"], "LLAMA_ARG_YARN_BETA_SLOW", Value, YARN),
-    row(&["--lora"], "", Value, ADAPTER),
-    row(&["--lora-scaled"], "", Two, ADAPTER),
     row(&["--control-vector"], "", Value, ADAPTER),
     row(&["--control-vector-scaled"], "", Two, ADAPTER),
     row(&["--control-vector-layer-range"], "", Two, ADAPTER),

@@ -84,6 +84,7 @@ pub fn normalize(
             Some(&Target::Known(arg, implied)) => {
                 let value = attached.map(OsString::from).or_else(|| implied.map(OsString::from));
                 let value = value.or_else(|| value_of(arg, &mut argv));
+                let value = value.map(|value| with_scale(arg, value, &mut argv));
                 out.args.push(for_clap(arg, value));
             }
             Some(Target::Absent(row)) => {
@@ -134,6 +135,19 @@ fn value_of(arg: &Arg, argv: &mut std::iter::Peekable<impl Iterator<Item = OsStr
     }
     let possible = arg.get_possible_values();
     argv.next_if(|token| possible.iter().any(|v| token.to_str().is_some_and(|t| v.matches(t, false))))
+}
+
+/// `FILE SCALE`, the older form of `FILE:SCALE`, as that. For arguments that take up to two values.
+fn with_scale(arg: &Arg, value: OsString, argv: &mut std::iter::Peekable<impl Iterator<Item = OsString>>) -> OsString {
+    let is_number = |text: &str| text.parse::<f32>().is_ok();
+    let has_scale = value.to_str().is_some_and(|v| v.rsplit_once(':').is_some_and(|(_, scale)| is_number(scale)));
+    if has_scale || arg.get_num_args().is_none_or(|n| n.max_values() != 2) {
+        return value;
+    }
+    match argv.next_if(|token| token.to_str().is_some_and(is_number)) {
+        Some(scale) => [value, ":".into(), scale].into_iter().collect(),
+        None => value,
+    }
 }
 
 fn for_clap(arg: &Arg, value: Option<OsString>) -> OsString {
@@ -224,10 +238,24 @@ mod tests {
     }
 
     #[test]
+    fn a_scale_may_follow_its_adapter() {
+        assert_eq!(args(&["--lora-scaled", "a.gguf", "0.5", "-i"]), ["--lora-scaled=a.gguf:0.5", "--interactive"]);
+        assert_eq!(args(&["--lora-scaled", "a.gguf", "-1"]), ["--lora-scaled=a.gguf:-1"]);
+        assert_eq!(args(&["--lora-scaled", "a:2,b:.5", "7"]), ["--lora-scaled=a:2,b:.5", "7"]);
+        assert_eq!(args(&["--lora-scaled=C:\\a.gguf", "2"]), ["--lora-scaled=C:\\a.gguf:2"]);
+        assert_eq!(args(&["--lora-scaled", "a.gguf", "-n", "1"]), ["--lora-scaled=a.gguf", "--predict=1"]);
+        assert_eq!(args(&["--lora", "a.gguf", "0.5"]), ["--lora=a.gguf", "0.5"]);
+    }
+
+    #[test]
     fn what_would_change_the_output_is_refused() {
-        for argv in
-            [&["--grammar", "root ::= x"][..], &["-ctk", "q8_0"], &["--context-shift"], &["-hf", "a/b"], &["--lora"]]
-        {
+        for argv in [
+            &["--grammar", "root ::= x"][..],
+            &["-ctk", "q8_0"],
+            &["--context-shift"],
+            &["-hf", "a/b"],
+            &["--control-vector"],
+        ] {
             assert!(matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))), "{argv:?}");
         }
         assert_eq!(normalized(&["-ctk", "f16", "-ctv=f16", "--no-context-shift"], &[]), Ok((vec![], vec![])));

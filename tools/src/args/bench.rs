@@ -77,7 +77,8 @@ pub struct BenchArgs {
     /// CPU threads (list); left out: one per physical core
     #[arg(short, long, value_name = "N", value_parser = threads, help_heading = "Tests")]
     pub threads: Vec<List<usize>>,
-    /// Highest instruction set to use (list): scalar, avx2, avx512, avx512vnni; left out: the best that the CPU has
+    /// Highest instruction set to use (list): scalar, avx2, avxvnni, avx512, avx512vnni, amx; left out: the best that
+    /// the CPU has
     #[arg(long, value_name = "LEVEL", env = "FABRIC_SIMD", value_parser = levels, help_heading = "Tests")]
     pub simd: Vec<List<SimdLevel>>,
     /// How files are read (list): auto, none, mmap, mlock, mmap+mlock or dio

@@ -12,7 +12,8 @@ pub struct DeviceArgs {
     #[arg(short, long, value_name = "N", default_value_t = -1, env = "LLAMA_ARG_THREADS",
           value_parser = clap::value_parser!(i32).range(-1..=512))]
     pub threads: i32,
-    /// Highest instruction set to use: scalar, avx2, avx512, avx512vnni; left out: the best that the CPU has
+    /// Highest instruction set to use: scalar, avx2, avxvnni, avx512, avx512vnni, amx; left out: the best that
+    /// the CPU has
     #[arg(long, value_name = "LEVEL", env = "FABRIC_SIMD")]
     pub simd: Option<SimdLevel>,
     /// Print the devices and exit

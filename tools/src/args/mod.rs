@@ -1,18 +1,24 @@
 //! Flags, grouped by concern. A tool flattens the groups that it needs into its own `Parser` and calls [`parse`].
 
 pub mod absent;
+pub mod adapter;
 pub mod argv;
 pub mod bench;
 pub mod chat;
 pub mod context;
 pub mod device;
+pub mod export_lora;
+pub mod finetune;
 pub mod generation;
 pub mod gguf;
 pub mod help;
 pub mod logging;
+pub mod lora;
 pub mod model;
+pub mod perplexity;
 pub mod quantize;
 pub mod sampling;
+pub mod tokenize;
 pub mod value;
 
 use absent::Absent;

@@ -44,6 +44,9 @@ pub struct QuantizeArgs {
     /// Metadata to write in place of the model's; TYPE is int, float, bool or str; may be given several times
     #[arg(long, value_name = "KEY=TYPE:VALUE,...", value_parser = parse_overrides)]
     pub override_kv: Vec<std::vec::Vec<Override>>,
+    /// Write as many files as the model is split into
+    #[arg(long)]
+    pub keep_split: bool,
     /// Only tell the types and sizes
     #[arg(long)]
     pub dry_run: bool,
@@ -65,7 +68,6 @@ pub const ABSENT: &[Absent] = &[
     row(&["--include-weights"], Takes::Value, NO_IMATRIX),
     row(&["--exclude-weights"], Takes::Value, NO_IMATRIX),
     row(&["--prune-layers"], Takes::Value, Policy::Refused("all layers are written")),
-    row(&["--keep-split"], Takes::Nothing, Policy::Refused("the output is one file")),
     row(&["--max-buffer-size"], Takes::Value, Policy::Ignored("any model takes a few dozen MiB only")),
 ];
 
@@ -139,6 +141,7 @@ impl QuantizeArgs {
             tensor_type,
             tensor_type_file,
             override_kv,
+            keep_split,
             dry_run: _,
             words: _,
         } = self;
@@ -154,6 +157,7 @@ impl QuantizeArgs {
             pure: *pure,
             output_tensor_type: *output_tensor_type,
             token_embedding_type: *token_embedding_type,
+            keep_split: *keep_split,
             tensor_types,
             metadata: override_kv.iter().flatten().map(typed).collect::<Result<_, _>>()?,
         })
@@ -200,9 +204,9 @@ fn rules_in(path: &Path) -> Result<Vec<TensorTypeRule>, Error> {
 fn types() -> String {
     let mut text = String::from("Types (number or name)\n");
     for f in FType::ALL {
-        text.push_str(&format!("  {:>4}  {:<8}{}\n", f.id(), f.name(), f.about()));
+        text.push_str(&format!("  {:>4}  {:<11}{}\n", f.id(), f.name(), f.about()));
     }
-    text + "        COPY    as they are, in llama-quantize's order and in one file\n"
+    text + "        COPY       as they are, in llama-quantize's order and in one file\n"
 }
 
 #[cfg(test)]
@@ -240,9 +244,9 @@ mod tests {
         ] {
             assert_eq!(words(given), Err(expected.into()), "{given:?}");
         }
-        for given in [&["a.gguf", "Q5_K_M"][..], &["a.gguf", "b.gguf", "Q5_K_M"], &["a.gguf", "17"]] {
+        for given in [&["a.gguf", "IQ3_M"][..], &["a.gguf", "b.gguf", "IQ3_M"], &["a.gguf", "27"]] {
             let error = words(given).unwrap_err();
-            assert!(error.starts_with("type Q5_K_M is not supported: there is no codec for it"), "{error}");
+            assert!(error.starts_with("type IQ3_M is not supported: there is no codec for it"), "{error}");
         }
     }
 

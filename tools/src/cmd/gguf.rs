@@ -1,10 +1,15 @@
-//! `fabric-gguf`: what is in a GGUF file.
+//! `fabric-gguf`: what is in a GGUF file, and files with the same tensors.
 
+mod hash;
 mod json;
+mod set;
+mod split;
 mod text;
+mod write;
 
 use crate::Error;
-use crate::args::gguf::{ABSENT, GgufArgs};
+use crate::args;
+use crate::args::gguf::{ABSENT, GgufArgs, HASH_ABSENT, HashArgs, SPLIT_ABSENT, SetArgs, SplitArgs};
 use fabric_engine::quantize::check_tensor;
 use gguf::{Gguf, TensorInfo, Value};
 use std::borrow::Cow;
@@ -14,25 +19,41 @@ use std::process::ExitCode;
 
 /// Runs the tool with this command line, program name first.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let parsed = match crate::args::parse::<GgufArgs>(argv, ABSENT) {
-        Ok(parsed) => parsed,
-        Err(status) => return status,
+    let mut argv: Vec<OsString> = argv.into_iter().collect();
+    let command = argv.get(1).and_then(|word| word.to_str()).unwrap_or_default().to_owned();
+    match command.as_str() {
+        "split" | "merge" | "hash" | "set" => {
+            argv.remove(1);
+        }
+        _ => {}
+    }
+    let result = match command.as_str() {
+        "split" | "merge" => {
+            args::parse::<SplitArgs>(argv, SPLIT_ABSENT).map(|p| split::run(&p.args, command == "merge"))
+        }
+        "hash" => args::parse::<HashArgs>(argv, HASH_ABSENT).map(|p| hash::run(&p.args)),
+        "set" => args::parse::<SetArgs>(argv, &[]).map(|p| set::run(&p.args)),
+        _ => args::parse::<GgufArgs>(argv, ABSENT).map(|p| dump(&p.args)),
     };
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let result = show(&parsed.args, &mut out).and_then(|good| {
-        out.flush().map_err(Error::Output)?;
-        Ok(good)
-    });
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
-        Err(e) => {
+        Ok(Ok(status)) => status,
+        Ok(Err(e)) if e.is_closed_output() => ExitCode::SUCCESS,
+        Ok(Err(e)) => {
             let _ = writeln!(std::io::stderr(), "error: {}", printable(&e.to_string()));
             ExitCode::from(e.exit_status())
         }
+        Err(status) => status,
     }
 }
+
+fn dump(args: &GgufArgs) -> Result<ExitCode, Error> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let good = show(args, &mut out)?;
+    out.flush().map_err(Error::Output)?;
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+pub(super) use write::refuse_to_replace_input;
 
 /// Text from a file, fit for a terminal: control characters escaped, but for line ends.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {

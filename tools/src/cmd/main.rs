@@ -4,6 +4,7 @@ mod complete;
 mod sampler;
 
 use crate::args::absent::MAIN;
+use crate::args::adapter::AdapterArgs;
 use crate::args::chat::{ChatArgs, TypingArgs};
 use crate::args::context::ContextArgs;
 use crate::args::device::DeviceArgs;
@@ -19,7 +20,7 @@ use crate::log::Log;
 use crate::output::{Output, Style};
 use crate::perf::Perf;
 use crate::session::Session;
-use crate::{Error, escape, interrupt, load, prompt};
+use crate::{Error, adapters, escape, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
 use fabric_engine::Model;
 use fabric_engine::chat_template::ChatTemplate;
@@ -36,6 +37,7 @@ Examples
   fabric-main                                        try the small model
   fabric-main -m model.gguf -p \"Once upon a time\" -n 100
   fabric-main -m model.gguf -cnv -sys \"You are brief.\"
+  fabric-main -m model.gguf --lora adapter.gguf -p \"Once upon a time\"
   fabric-main -m model.gguf -f prompt.txt -n 0 --logits-file logits.npy";
 
 /// Runs a language model (GGUF): completes a text, or holds a conversation. The text goes to standard output, all
@@ -45,6 +47,8 @@ Examples
 pub struct MainArgs {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    adapter: AdapterArgs,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -103,6 +107,7 @@ impl Main<'_> {
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
         let model = load::load(&args.model, &args.device, log)?;
+        let adapters = adapters::load(&args.adapter, &model, log)?;
         let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;
         if options.n_ctx > trained {
@@ -114,6 +119,7 @@ impl Main<'_> {
         // Short prompts need no large graph, which would only take memory.
         options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
         let mut session = Session::new(&model, options, args.context.batch_size as usize, perf.clone())?;
+        session.set_adapters(adapters);
         let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;
         if args.generation.warmup {
             session.warm_up()?;

@@ -1,6 +1,6 @@
 //! `fabric-quantize`: a model in another type.
 
-use super::gguf::printable;
+use super::gguf::{printable, refuse_to_replace_input};
 use crate::args::quantize::{ABSENT, QuantizeArgs, Words, target_name};
 use crate::{Error, interrupt};
 use fabric_engine::quantize::{Fallback, Plan, PlannedTensor, Quantizer, ggml_type_name};
@@ -61,6 +61,9 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
         tell(format_args!("fabric-quantize: quantizing '{from}' to '{to}' as {}{threads}\n", target_name(*target)));
     }
     let plan = Plan::new(&model, &options)?;
+    if !args.dry_run && args.keep_split {
+        plan.paths(output).iter().try_for_each(|path| refuse_to_replace_input(&model, input, path))?;
+    }
     tell_warnings(&plan);
     let quantize_start = Instant::now();
     if args.dry_run {
@@ -156,33 +159,4 @@ fn tell_summary(plan: &Plan) {
         let n = plan.tensors().len();
         tell(format_args!("fabric-quantize: WARNING: {n_fallback} of {n} tensor(s) required fallback quantization\n"));
     }
-}
-
-/// The output must be none of the files of the model.
-fn refuse_to_replace_input(model: &Gguf, input: &Path, output: &Path) -> Result<(), Error> {
-    let n = u16::try_from(model.n_files()).unwrap_or(u16::MAX);
-    let first = gguf::split_file_name("", 0, n);
-    let name = input.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-    let is_same = match name.strip_suffix(&first) {
-        Some(prefix) if n > 1 => {
-            (0..n).any(|no| same_file(&input.with_file_name(gguf::split_file_name(prefix, no, n)), output))
-        }
-        _ => same_file(input, output),
-    };
-    if is_same {
-        return Err(Error::Usage(format!("input and output are the same file: {}", output.display())));
-    }
-    Ok(())
-}
-
-#[cfg(unix)]
-fn same_file(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |path: &Path| std::fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    matches!((id(a), id(b)), (Ok(a), Ok(b)) if a == b)
-}
-
-#[cfg(not(unix))]
-fn same_file(a: &Path, b: &Path) -> bool {
-    matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }

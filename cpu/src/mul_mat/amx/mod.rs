@@ -1,0 +1,197 @@
+//! Ternary weights with one scale, many tokens: AMX's int8 tiles.
+//!
+//! A tile of activations is 16 tokens x 64 int8 as they lie in memory; a tile of weights is 16 rows x 64 codes in the
+//! order that the instructions want: bytes 4 q .. 4 q + 4 of row r at 64 q + 4 r. The blocks of 16 rows are brought into that
+//! order while they are packed (a quarter or fifth of the work), then unpacked plane by plane. So the activations follow
+//! the planes of the blocks (`act::I8Order`), and a tile of results lies as `y` wants it: tokens, then rows.
+//!
+//! The sums are exact, so the bits are those of every other level.
+
+#[cfg_attr(test, allow(dead_code, reason = "unit tests emulate the instructions"))]
+pub(crate) mod tiles;
+
+use gguf::GgmlType;
+
+use self::tiles::{Panel, Tiles};
+use super::act::I8Tail;
+use super::fetch::Ahead;
+use super::vector::Simd;
+use super::{Job, QK_K, TernaryType};
+use crate::simd::SimdLevel;
+
+const TQ1: usize = GgmlType::TQ1_0.type_size();
+const TQ2: usize = GgmlType::TQ2_0.type_size();
+
+/// Tokens of a tile; the buffer of activations has room for a multiple of them.
+pub(super) const TOKENS: usize = 16;
+/// Tokens that pay for the order of the weights.
+const MIN_TOKENS: usize = 8;
+/// Rows that are unpacked together: two tiles.
+const ROWS: usize = 32;
+/// Bytes of a tile.
+const TILE: usize = 1024;
+/// Tiles of a block of 256 in 16 rows.
+const STEPS: usize = QK_K / 64;
+/// Tokens whose sums are kept while the weights go by: two tiles each.
+const GROUPS: usize = 4;
+/// Tiles of weights, of each 16 rows, that are used for all groups before the next: what the L1 cache holds.
+const CHUNK: usize = 12;
+
+/// Whether tiles multiply this many tokens. The order of the activations depends on it.
+pub(super) fn takes(level: SimdLevel, n: usize) -> bool {
+    level == SimdLevel::Amx && n >= MIN_TOKENS
+}
+
+/// Bytes of scratch memory: sums, then unpacked rows.
+pub(super) fn scratch_size(k: usize) -> usize {
+    GROUPS * size_of::<Panel>() + ROWS * k
+}
+
+/// One scale in the whole tensor.
+///
+/// # Safety
+/// As [`super::mul_mat`]; [`takes`] is true.
+#[cfg(not(test))]
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
+    // SAFETY: the caller's promises.
+    unsafe { run::<tiles::Amx>(ty, d, job) }
+}
+
+/// In unit tests, on any processor with AVX2.
+#[cfg(test)]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
+    // SAFETY: the caller's promises.
+    unsafe { run::<super::emulated::Tiles>(ty, d, job) }
+}
+
+#[inline(always)]
+unsafe fn run<T: Tiles>(ty: TernaryType, d: f32, job: &Job) {
+    let steps = job.k / 64;
+    let mut ahead = Ahead::new(job);
+    // SAFETY: the caller has AMX, where T needs it; rows are below r1, and tokens below n or, as far as act_size counts,
+    // in the room after them.
+    unsafe {
+        let sums = job.scratch.cast::<Panel>();
+        let weights = sums.add(GROUPS).cast::<u8>();
+        let tiles = T::configure();
+        let mut r0 = job.r0;
+        while r0 < job.r1 {
+            let rows = ROWS.min(job.r1 - r0);
+            unpack::<T>(ty, job, r0, weights, &mut ahead);
+            unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
+            for t0 in (0..job.n).step_by(GROUPS * 2 * TOKENS) {
+                let tokens = (job.n - t0).min(GROUPS * 2 * TOKENS);
+                let mut step = 0;
+                while step < steps {
+                    let count = CHUNK.min(steps - step);
+                    let w = weights.add(step * TILE);
+                    for g in 0..tokens.div_ceil(2 * TOKENS) {
+                        let t = t0 + g * 2 * TOKENS;
+                        let x0 = job.token(t).add(64 * step);
+                        // Of the last tokens there may be one tile: it is multiplied twice.
+                        let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
+                        tiles.dot_2x2([x0, x1], job.act_stride, [w, w.add(steps * TILE)], count, step > 0, sums.add(g));
+                    }
+                    step += count;
+                }
+                store(d, job, r0, rows, t0, tokens, sums);
+            }
+            r0 += rows;
+        }
+    }
+}
+
+/// Writes the results of a panel of rows and tokens.
+#[inline(always)]
+unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, t0: usize, tokens: usize, sums: *const Panel) {
+    for t in 0..tokens {
+        // SAFETY: the token is below n; all panels of these tokens were written; rows are below r1.
+        unsafe {
+            let tail = &*job.token(t0 + t).add(job.k).cast::<I8Tail>();
+            let scale = d * tail.scale;
+            let panel = &*sums.add(t / (2 * TOKENS));
+            let (half, t_in) = (t / TOKENS % 2, t % TOKENS);
+            let mut y = [0.0f32; ROWS];
+            for (y, tile) in y.as_chunks_mut::<16>().0.iter_mut().zip(&panel.0[half]) {
+                for (y, sum) in y.iter_mut().zip(&tile[t_in]) {
+                    *y = sum.wrapping_sub(tail.sum) as f32 * scale;
+                }
+            }
+            let to = job.y.add((t0 + t) * job.y_stride + r0);
+            if rows == ROWS {
+                to.copy_from_nonoverlapping(y.as_ptr(), ROWS);
+            } else {
+                to.copy_from_nonoverlapping(y.as_ptr(), rows);
+            }
+        }
+    }
+}
+
+/// Unpacks 16 rows from `r0` on into tiles; what lies beyond the job's rows repeats its last one.
+#[inline(always)]
+unsafe fn unpack<T: Tiles>(ty: TernaryType, job: &Job, r0: usize, dst: *mut u8, ahead: &mut Ahead) {
+    let blocks = job.k / QK_K;
+    // SAFETY: rows below r1 have k / 256 blocks, `dst` has room for as many times four tiles.
+    unsafe {
+        let rows: [*const u8; 16] = std::array::from_fn(|i| job.row((r0 + i).min(job.r1 - 1)));
+        // The next 16 rows, while these are read.
+        let next = rows[0].wrapping_add(16 * job.row_bytes);
+        for b in 0..blocks {
+            let dst = dst.add(b * STEPS * TILE);
+            match ty {
+                TernaryType::Tq2_0 => {
+                    ahead.up_to::<T::S>(next.wrapping_add(16 * (b + 1) * TQ2));
+                    planes_tq2::<T::S>(T::transpose(rows.map(|row| row.add(b * TQ2))), dst);
+                }
+                TernaryType::Tq1_0 => {
+                    ahead.up_to::<T::S>(next.wrapping_add(16 * (b + 1) * TQ1));
+                    if b + 1 < blocks || r0 + 16 < job.r1 {
+                        planes_tq1::<T::S>(T::transpose(rows.map(|row| row.add(b * TQ1))), dst);
+                    } else {
+                        // Loads of 64 bytes would reach beyond the last row.
+                        let mut copy = [[0u8; 64]; 16];
+                        for (copy, row) in copy.iter_mut().zip(rows) {
+                            row.add(b * TQ1).copy_to_nonoverlapping(copy.as_mut_ptr(), TQ1);
+                        }
+                        planes_tq1::<T::S>(T::transpose(copy.each_ref().map(|c| c.as_ptr())), dst);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Plane p of bytes 4 q .. 4 q + 4: line q of tile p.
+#[inline(always)]
+unsafe fn planes_tq2<S: Simd>(blocks: [S::B; 16], dst: *mut u8) {
+    // SAFETY: the CPU has the features of `S`; `dst` has 4 tiles.
+    unsafe {
+        let m3 = S::splat8(3);
+        for (q, v) in blocks.into_iter().enumerate() {
+            let dst = dst.add(64 * q);
+            S::store(dst, S::and(v, m3));
+            S::store(dst.add(TILE), S::and(S::srl16::<2>(v), m3));
+            S::store(dst.add(2 * TILE), S::and(S::srl16::<4>(v), m3));
+            S::store(dst.add(3 * TILE), S::and(S::srl16::<6>(v), m3));
+        }
+    }
+}
+
+/// Trit n of bytes 4 j .. 4 j + 4: line 13 n + j of 64.
+#[inline(always)]
+unsafe fn planes_tq1<S: Simd>(blocks: [S::B; 16], dst: *mut u8) {
+    // SAFETY: the CPU has the features of `S`; `dst` has 4 tiles of 16 lines.
+    unsafe {
+        for (j, v) in blocks.into_iter().take(13).enumerate() {
+            let mut q = S::tq1_start(v);
+            for n in 0..4 {
+                S::store(dst.add(64 * (13 * n + j)), S::tq1_digit(&mut q));
+            }
+            if j < 12 {
+                S::store(dst.add(64 * (52 + j)), S::tq1_digit(&mut q));
+            }
+        }
+    }
+}

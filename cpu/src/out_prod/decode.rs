@@ -1,0 +1,426 @@
+//! Weights decoded a panel at a time: 64 columns of a block of rows. The bits are those of `ggml_ops::quants`.
+
+use super::COLUMNS;
+use crate::kernels::multiversion;
+use ggml_ops::quants::{
+    Block, BlockBf16, BlockF16, BlockF32, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0,
+};
+use gguf::GgmlType;
+use std::marker::PhantomData;
+
+/// Rows of a matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    ptr: *const u8,
+    stride: usize,
+    bytes: usize,
+    n: usize,
+    bounds: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Rows<'a> {
+    /// `n` rows of `bytes` bytes each, `stride` bytes apart.
+    ///
+    /// # Safety
+    /// They are readable, and nobody writes them as long as this lives.
+    pub(super) unsafe fn new(ptr: *const u8, stride: usize, bytes: usize, n: usize) -> Rows<'a> {
+        Rows { ptr, stride, bytes, n, bounds: PhantomData }
+    }
+
+    #[inline(always)]
+    fn row(&self, i: usize) -> &'a [u8] {
+        assert!(i < self.n);
+        // SAFETY: the row exists, as promised to `new`.
+        unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.stride), self.bytes) }
+    }
+}
+
+type Row<T> = [T; COLUMNS];
+
+multiversion! {
+    /// Decodes columns `c..c + n` (n at most 64; whole blocks) of rows to `panel`, 64 floats a row.
+    ///
+    /// The rows are of type `ty` and have these columns. Columns after the last are left as they are.
+    fn to_f32(ty: GgmlType, rows: &Rows, c: usize, n: usize, panel: &mut [Row<f32>]) {
+        match ty {
+            GgmlType::F32 => floats::<BlockF32>(rows, c, n, panel),
+            GgmlType::F16 => floats::<BlockF16>(rows, c, n, panel),
+            GgmlType::BF16 => floats::<BlockBf16>(rows, c, n, panel),
+            GgmlType::Q8_0 => floats::<BlockQ8_0>(rows, c, n, panel),
+            GgmlType::Q4_0 => floats::<BlockQ4_0>(rows, c, n, panel),
+            GgmlType::Q4_K => floats::<BlockQ4_K>(rows, c, n, panel),
+            GgmlType::Q6_K => floats::<BlockQ6_K>(rows, c, n, panel),
+            GgmlType::TQ1_0 => floats::<BlockTq1_0>(rows, c, n, panel),
+            GgmlType::TQ2_0 => floats::<BlockTq2_0>(rows, c, n, panel),
+            _ => by_definition(ty, rows, c, n, panel),
+        }
+    }
+}
+
+multiversion! {
+    /// Decodes 64 columns from `c` of ternary rows, without their scale, to `panel`: two rows at a time, interleaved
+    /// as i16. After an odd last row there is one of zeros.
+    fn to_pairs(ty: GgmlType, rows: &Rows, c: usize, panel: &mut [Row<u32>]) {
+        match ty {
+            GgmlType::TQ1_0 => pairs::<BlockTq1_0>(rows, c, panel),
+            GgmlType::TQ2_0 => pairs::<BlockTq2_0>(rows, c, panel),
+            // Others do not pass the shape rule.
+            _ => {}
+        }
+    }
+}
+
+// Traits and not closures, which would not be compiled for each level.
+
+/// A type of weights.
+trait Weights: Block {
+    /// Weights `c..c + n` of a row; c is a multiple of 64.
+    fn decode(row: &[Self], c: usize, n: usize, y: &mut Row<f32>);
+}
+
+/// A type of ternary weights.
+trait Codes: Block {
+    /// Weights `64 part..64 (part + 1)` of a block, plus 1.
+    fn codes(&self, part: usize) -> Row<u8>;
+}
+
+#[inline(always)]
+fn floats<W: Weights>(rows: &Rows, c: usize, n: usize, panel: &mut [Row<f32>]) {
+    for (i, y) in panel[..rows.n].iter_mut().enumerate() {
+        W::decode(bytemuck::cast_slice(rows.row(i)), c, n, y);
+    }
+}
+
+/// Types without a decoder of their own, whole blocks at a time.
+fn by_definition(ty: GgmlType, rows: &Rows, c: usize, n: usize, panel: &mut [Row<f32>]) {
+    let (block, size) = (ty.block_size(), ty.type_size());
+    let blocks = c / block..(c + n).div_ceil(block);
+    let mut y = [0.0; 256];
+    for (i, to) in panel[..rows.n].iter_mut().enumerate() {
+        let y = &mut y[..blocks.len() * block];
+        let bytes = &rows.row(i)[blocks.start * size..blocks.end * size];
+        // Types without a codec do not pass the shape rule.
+        if ggml_ops::quants::dequantize(ty, bytes, y).is_ok() {
+            to[..n].copy_from_slice(&y[c % block..][..n]);
+        }
+    }
+}
+
+#[inline(always)]
+fn pairs<W: Codes>(rows: &Rows, c: usize, panel: &mut [Row<u32>]) {
+    for (i, y) in panel[..rows.n.div_ceil(2)].iter_mut().enumerate() {
+        let blocks: &[W] = bytemuck::cast_slice(rows.row(2 * i));
+        let even = blocks[c / 256].codes(c % 256 / 64);
+        let mut odd = [1; COLUMNS];
+        if 2 * i + 1 < rows.n {
+            let blocks: &[W] = bytemuck::cast_slice(rows.row(2 * i + 1));
+            odd = blocks[c / 256].codes(c % 256 / 64);
+        }
+        for ((y, even), odd) in y.iter_mut().zip(even).zip(odd) {
+            // Code minus 1, in 16 bits.
+            *y = (u32::from(even) + 0xffff) & 0xffff | (u32::from(odd) + 0xffff) << 16;
+        }
+    }
+}
+
+/// As the definition, but without branches, so that it vectorizes.
+#[inline(always)]
+fn f16_to_f32(h: u16) -> f32 {
+    let bits = u32::from(h & 0x7fff) << 13;
+    let finite = f32::from_bits(bits) * f32::from_bits(0x7780_0000); // 2^112: exact, subnormals too
+    let magnitude = if h & 0x7c00 == 0x7c00 { bits | 0x7f80_0000 } else { finite.to_bits() };
+    f32::from_bits(magnitude | u32::from(h & 0x8000) << 16)
+}
+
+#[inline(always)]
+fn bf16_to_f32(w: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(w)) << 16)
+}
+
+#[inline(always)]
+fn scale(d: [u8; 2]) -> f32 {
+    f16_to_f32(u16::from_le_bytes(d))
+}
+
+macro_rules! float_weights {
+    ($block:ident, $to_f32:expr) => {
+        impl Weights for $block {
+            #[inline(always)]
+            fn decode(row: &[Self], c: usize, n: usize, y: &mut Row<f32>) {
+                let row = &row[c..c + n];
+                match <&Row<Self>>::try_from(row) {
+                    // Of known length, so that it is unrolled.
+                    Ok(row) => {
+                        for (y, w) in y.iter_mut().zip(row) {
+                            *y = $to_f32(w.le);
+                        }
+                    }
+                    Err(_) => {
+                        for (y, w) in y.iter_mut().zip(row) {
+                            *y = $to_f32(w.le);
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+float_weights!(BlockF32, f32::from_le_bytes);
+float_weights!(BlockF16, scale);
+float_weights!(BlockBf16, bf16_to_f32);
+
+impl Weights for BlockQ8_0 {
+    #[inline(always)]
+    fn decode(row: &[Self], c: usize, n: usize, y: &mut Row<f32>) {
+        for (block, y) in row[c / 32..(c + n) / 32].iter().zip(y.as_chunks_mut::<32>().0) {
+            let d = scale(block.d);
+            let mut weights = [0.0; 32];
+            for (w, &q) in weights.iter_mut().zip(&block.qs) {
+                *w = f32::from(q) * d;
+            }
+            *y = weights;
+        }
+    }
+}
+
+impl Weights for BlockQ4_0 {
+    #[inline(always)]
+    fn decode(row: &[Self], c: usize, n: usize, y: &mut Row<f32>) {
+        for (block, y) in row[c / 32..(c + n) / 32].iter().zip(y.as_chunks_mut::<32>().0) {
+            let d = scale(block.d);
+            let mut weights = [0.0; 32];
+            for (j, &q) in block.qs.iter().enumerate() {
+                weights[j] = (i32::from(q & 15) - 8) as f32 * d;
+                weights[j + 16] = (i32::from(q >> 4) - 8) as f32 * d;
+            }
+            *y = weights;
+        }
+    }
+}
+
+impl Weights for BlockQ4_K {
+    #[inline(always)]
+    fn decode(row: &[Self], c: usize, _: usize, y: &mut Row<f32>) {
+        let (block, part) = (&row[c / 256], c % 256 / 64);
+        let (d, dmin) = (scale(block.d), scale(block.dmin));
+        let qs: &[u8; 32] = &block.qs.as_chunks().0[part];
+        for (half, y) in y.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (sc, m) = block.scale_min(2 * part + half);
+            let (d, min) = (d * f32::from(sc), dmin * f32::from(m));
+            let mut weights = [0.0; 32];
+            for (w, &q) in weights.iter_mut().zip(qs) {
+                *w = d * (i32::from(q) >> (4 * half) & 15) as f32 - min;
+            }
+            *y = weights;
+        }
+    }
+}
+
+impl Weights for BlockQ6_K {
+    #[inline(always)]
+    fn decode(row: &[Self], c: usize, _: usize, y: &mut Row<f32>) {
+        let block = &row[c / 256];
+        match c % 256 / 64 {
+            0 => q6_k::<0>(block, y),
+            1 => q6_k::<1>(block, y),
+            2 => q6_k::<2>(block, y),
+            _ => q6_k::<3>(block, y),
+        }
+    }
+}
+
+/// Weights `64 PART..64 (PART + 1)`. Known when it is compiled, so that shifts are constants.
+#[inline(always)]
+fn q6_k<const PART: usize>(block: &BlockQ6_K, y: &mut Row<f32>) {
+    let upper = PART % 2;
+    let d = scale(block.d);
+    let ql: &[u8; 64] = &block.ql.as_chunks().0[PART / 2];
+    let qh: &[u8; 32] = &block.qh.as_chunks().0[PART / 2];
+    for (s, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let d = d * f32::from(block.scales[4 * PART + s]);
+        let ql: &[u8; 16] = &ql.as_chunks().0[s];
+        let qh: &[u8; 16] = &qh.as_chunks().0[s % 2];
+        let shift = 4 * upper + s / 2 * 2;
+        let mut weights = [0.0; 16];
+        for ((w, &l), &h) in weights.iter_mut().zip(ql).zip(qh) {
+            let code = u32::from(l) >> (4 * upper) & 15 | (u32::from(h) >> shift & 3) << 4;
+            *w = d * (code as i32 - 32) as f32;
+        }
+        *y = weights;
+    }
+}
+
+macro_rules! ternary_weights {
+    ($block:ident) => {
+        impl Weights for $block {
+            #[inline(always)]
+            fn decode(row: &[Self], c: usize, _: usize, y: &mut Row<f32>) {
+                let block = &row[c / 256];
+                let (d, codes) = (scale(block.d), block.codes(c % 256 / 64));
+                for (y, code) in y.iter_mut().zip(codes) {
+                    *y = (i32::from(code) - 1) as f32 * d;
+                }
+            }
+        }
+    };
+}
+ternary_weights!(BlockTq1_0);
+ternary_weights!(BlockTq2_0);
+
+impl Codes for BlockTq2_0 {
+    #[inline(always)]
+    fn codes(&self, part: usize) -> Row<u8> {
+        let qs: &[u8; 32] = &self.qs.as_chunks().0[part / 2];
+        let mut codes = [0; COLUMNS];
+        for (m, &q) in qs.iter().enumerate() {
+            let q = if part.is_multiple_of(2) { q } else { q >> 4 };
+            codes[m] = q & 3;
+            codes[m + 32] = q >> 2 & 3;
+        }
+        codes
+    }
+}
+
+impl Codes for BlockTq1_0 {
+    #[inline(always)]
+    fn codes(&self, part: usize) -> Row<u8> {
+        match part {
+            0 => tq1_codes::<0>(self),
+            1 => tq1_codes::<1>(self),
+            2 => tq1_codes::<2>(self),
+            _ => tq1_codes::<3>(self),
+        }
+    }
+}
+
+/// Codes `64 PART..64 (PART + 1)`. Known when it is compiled, so that factors are constants.
+#[inline(always)]
+fn tq1_codes<const PART: usize>(block: &BlockTq1_0) -> Row<u8> {
+    let bytes: &[[u8; 16]] = block.qs.as_chunks().0;
+    let mut codes = [0; COLUMNS];
+    for (g, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        // Groups of 16 weights: ten of bytes 0..32, five of bytes 32..48, one of the last four bytes.
+        let mut group = [0; 16];
+        match 4 * PART + g {
+            15 => {
+                for (i, code) in group.iter_mut().enumerate() {
+                    *code = trit(block.qh[i % 4], i / 4);
+                }
+            }
+            g => {
+                let (bytes, n) = if g < 10 { (&bytes[g % 2], g / 2) } else { (&bytes[2], g - 10) };
+                for (code, &byte) in group.iter_mut().zip(bytes) {
+                    *code = trit(byte, n);
+                }
+            }
+        }
+        *codes = group;
+    }
+    codes
+}
+
+/// Trit n of a byte of TQ1_0.
+#[inline(always)]
+fn trit(byte: u8, n: usize) -> u8 {
+    /// The factor that brings trit n to the front.
+    const FRONT: [u8; 5] = [1, 3, 9, 27, 81];
+    let q = byte.wrapping_mul(FRONT[n]);
+    u8::from(q > 85) + u8::from(q > 170)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::SimdLevel;
+    use ggml_ops::quants;
+
+    #[test]
+    fn every_half_has_the_bits_of_the_definition() {
+        for h in 0..=u16::MAX {
+            let (got, want) = (f16_to_f32(h), quants::f16_to_f32(h));
+            assert!(got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan(), "{h:#x}: {got}, not {want}");
+        }
+    }
+
+    /// Random bytes, and every byte at every place of a TQ1_0 block.
+    fn rows(bytes: usize, n: usize) -> Vec<u8> {
+        (0..n * bytes)
+            .map(|i| ((i / bytes).wrapping_mul(37) + (i % bytes).wrapping_mul(i % bytes + 11)) as u8)
+            .collect()
+    }
+
+    #[test]
+    fn panels_have_the_bits_of_the_definition() {
+        use GgmlType::*;
+        for (ty, columns) in [
+            (F32, 77),
+            (F16, 77),
+            (BF16, 130),
+            (Q8_0, 96),
+            (Q4_0, 96),
+            (Q4_K, 512),
+            (Q6_K, 512),
+            (TQ1_0, 512),
+            (TQ2_0, 512),
+            (Q4_1, 96),
+            (Q5_0, 96),
+            (MXFP4, 160),
+            (Q3_K, 512),
+            (IQ4_XS, 512),
+        ] {
+            let n = 256;
+            let bytes = ty.row_size(columns).unwrap();
+            let data = rows(bytes, n);
+            // SAFETY: `data` has these rows.
+            let rows = unsafe { Rows::new(data.as_ptr(), bytes, bytes, n) };
+            let mut want = vec![0.0; n * columns];
+            quants::dequantize(ty, &data, &mut want).unwrap();
+            for level in SimdLevel::available() {
+                for c in (0..columns).step_by(COLUMNS) {
+                    let width = COLUMNS.min(columns - c);
+                    let mut panel = vec![[0.0; COLUMNS]; n];
+                    to_f32(level, ty, &rows, c, width, &mut panel);
+                    for (r, row) in panel.iter().enumerate() {
+                        for (i, got) in row[..width].iter().enumerate() {
+                            let want = want[r * columns + c + i];
+                            let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                            assert!(same, "{ty} {level} row {r} column {}: {got}, not {want}", c + i);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn pairs_hold_the_weights() {
+        for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
+            let (columns, n) = (512, 255);
+            let bytes = ty.row_size(columns).unwrap();
+            let mut data = rows(bytes, n);
+            for block in data.chunks_exact_mut(ty.type_size()) {
+                let at = block.len() - 2;
+                block[at..].copy_from_slice(&quants::f32_to_f16(1.0).to_le_bytes());
+            }
+            // SAFETY: `data` has these rows.
+            let rows = unsafe { Rows::new(data.as_ptr(), bytes, bytes, n) };
+            let mut want = vec![0.0; n * columns];
+            quants::dequantize(ty, &data, &mut want).unwrap();
+            want.resize((n + 1) * columns, 0.0);
+            for level in SimdLevel::available() {
+                for c in (0..columns).step_by(COLUMNS) {
+                    let mut panel = vec![[7; COLUMNS]; 129];
+                    to_pairs(level, ty, &rows, c, &mut panel);
+                    for (r, row) in panel[..128].iter().enumerate() {
+                        for (i, &got) in row.iter().enumerate() {
+                            let want = [2 * r, 2 * r + 1].map(|r| want[r * columns + c + i]);
+                            let got = [got as i16, (got >> 16) as i16].map(f32::from);
+                            assert_eq!(got, want, "{ty} {level} rows {} column {}", 2 * r, c + i);
+                        }
+                    }
+                    assert_eq!(panel[128], [7; COLUMNS]);
+                }
+            }
+        }
+    }
+}

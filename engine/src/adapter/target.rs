@@ -1,0 +1,37 @@
+//! The words that choose which matrices an adapter changes: by role, never by a part of a tensor's name.
+
+use super::AdapterError;
+use gguf::TensorRole;
+
+/// Word, other spellings, role.
+const TARGETS: &[(&str, &[&str], TensorRole)] = &[
+    ("q", &["attn_q", "q_proj"], TensorRole::AttnQ),
+    ("k", &["attn_k", "k_proj"], TensorRole::AttnK),
+    ("v", &["attn_v", "v_proj"], TensorRole::AttnV),
+    ("o", &["attn_o", "attn_output", "o_proj"], TensorRole::AttnOutput),
+    ("gate", &["ffn_gate", "gate_proj"], TensorRole::FfnGate),
+    ("up", &["ffn_up", "up_proj"], TensorRole::FfnUp),
+    ("down", &["ffn_down", "down_proj"], TensorRole::FfnDown),
+    ("output", &["lm_head"], TensorRole::Output),
+    ("token_embd", &["embed_tokens"], TensorRole::TokenEmbd),
+];
+
+/// The role that a target word stands for: `q k v o gate up down output token_embd`, or QVAC Fabric's and PEFT's words for
+/// the same (`attn_q`, `q_proj`).
+///
+/// # Errors
+/// [`AdapterError::UnknownTarget`].
+pub fn target_role(word: &str) -> Result<TensorRole, AdapterError> {
+    let row = TARGETS.iter().find(|(name, others, _)| *name == word || others.contains(&word));
+    row.map(|row| row.2).ok_or_else(|| AdapterError::UnknownTarget { got: word.into() })
+}
+
+/// The word for a role that takes adapters.
+pub fn target_name(role: TensorRole) -> Option<&'static str> {
+    TARGETS.iter().find(|row| row.2 == role).map(|row| row.0)
+}
+
+/// Every word, for messages.
+pub(super) fn known() -> String {
+    TARGETS.iter().map(|row| row.0).collect::<Vec<_>>().join(" ")
+}

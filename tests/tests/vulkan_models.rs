@@ -1,0 +1,108 @@
+//! Whole models on a Vulkan device: logits and tokens of the CPU, compared as integers.
+
+use fabric_cpu::simd::SimdLevel;
+use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::{Batch, Context, ContextOptions, Device, Model, ModelOptions, device};
+use fabric_tests::golden::{argmax, fixture, model};
+use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny, tiny_with};
+use fabric_tests::vulkan;
+use gguf::{GgmlType, Gguf};
+use std::sync::Arc;
+
+fn gpu(max_binding: Option<u64>) -> Option<Device> {
+    // Opened once for the message where there is none.
+    vulkan::with_binding(max_binding)?;
+    let options = device::VulkanOptions { max_binding, ..Default::default() };
+    Some(device::vulkan(options).unwrap())
+}
+
+fn on(device: &Device, gguf: Gguf) -> Arc<Model> {
+    Arc::new(Model::load(gguf, device.clone(), ModelOptions::default()).unwrap_or_else(|e| panic!("{e}")))
+}
+
+fn fixture_tokens(text: usize) -> Vec<u32> {
+    let file = fixture(&format!("golden/tiny-bitnet.{text}.json"));
+    let json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    json["tokens"].as_array().unwrap().iter().map(|v| v.as_u64().unwrap() as u32).collect()
+}
+
+/// The tokens that follow when the most likely one is taken each time, and the bits of their logits.
+fn greedy(model: &Arc<Model>, prompt: &[u32], n: usize) -> (Vec<u32>, Vec<u32>) {
+    let options = ContextOptions { n_ctx: prompt.len() + n, ..ContextOptions::default() };
+    let mut context = Context::new(model.clone(), options).unwrap();
+    let (mut tokens, mut all, mut last) = (Vec::new(), Vec::new(), Vec::new());
+    context.decode(&Batch::of(prompt, 0, 0), |_, row| last = row.to_vec()).unwrap();
+    for i in 0..n {
+        tokens.push(argmax(&last) as u32);
+        all.extend(bits(&last));
+        context.decode(&Batch::of(&tokens[i..], 0, prompt.len() + i), |_, row| last = row.to_vec()).unwrap();
+    }
+    (tokens, all)
+}
+
+/// A trained ternary model in both formats: a prompt of 128 tokens, then 256 tokens one by one.
+#[test]
+fn a_real_model_has_the_cpus_bits() {
+    let Some(gpu) = gpu(None) else { return };
+    let prompt: Vec<u32> = fixture_tokens(1).into_iter().cycle().take(128).collect();
+    for (file, n) in [("tiny-bitnet-TQ2_0.gguf", 256), ("tiny-bitnet-TQ1_0.gguf", 24), ("tiny-bitnet-f16.gguf", 24)] {
+        let open = || Gguf::open(model(file)).unwrap();
+        let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(&gpu, open()));
+        assert!(bits(&logits(&gpu, &prompt, 512)) == bits(&logits(&cpu, &prompt, 512)), "{file}: the prompt");
+        let (want, got) = (greedy(&cpu, &prompt, n), greedy(&gpu, &prompt, n));
+        assert_eq!(got.0, want.0, "{file}: tokens");
+        assert!(got.1 == want.1, "{file}: the logits of generated tokens");
+    }
+}
+
+const TYPES: &[(GgmlType, bool)] = &[
+    (GgmlType::F32, false),
+    (GgmlType::F16, false),
+    (GgmlType::BF16, false),
+    (GgmlType::Q8_0, false),
+    (GgmlType::Q4_0, false),
+    (GgmlType::Q4_K, false),
+    (GgmlType::Q6_K, false),
+    (GgmlType::TQ1_0, false),
+    (GgmlType::TQ2_0, false),
+    (GgmlType::TQ1_0, true),
+    (GgmlType::TQ2_0, true),
+];
+
+fn tokens(n: usize) -> Vec<u32> {
+    (0..n as u32).map(|i| (i * 37 + 11) % N_VOCAB).collect()
+}
+
+/// Every architecture with every type of weights; the first with all optional tensors too.
+#[test]
+fn every_architecture_has_the_cpus_bits() {
+    let Some(gpu) = gpu(None) else { return };
+    let tokens = tokens(19);
+    for arch in ARCHITECTURES {
+        for &(ty, uniform) in TYPES {
+            let file = tiny(*arch, ty, uniform, 7);
+            compare(&gpu, &file, &tokens, &format!("{} {ty} uniform {uniform}", arch.name()));
+        }
+        let file = tiny_with(*arch, GgmlType::TQ2_0, true, 7, |_| true);
+        compare(&gpu, &file, &tokens, &format!("{} with optional tensors", arch.name()));
+    }
+}
+
+/// Weights, cache and results in many small pieces.
+#[test]
+fn small_bindings_do_not_change_a_bit() {
+    let Some(gpu) = gpu(Some(160 << 10)) else { return };
+    for &(ty, uniform) in TYPES {
+        let file = tiny(ARCHITECTURES[0], ty, uniform, 5);
+        compare(&gpu, &file, &tokens(11), &format!("{ty} uniform {uniform}"));
+    }
+}
+
+fn compare(gpu: &Device, file: &[u8], tokens: &[u32], what: &str) {
+    let open = || Gguf::from_bytes(file.to_vec()).unwrap();
+    let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(gpu, open()));
+    for batch in [64, 1] {
+        let tokens = &tokens[..if batch == 1 { 3 } else { tokens.len() }];
+        assert!(bits(&logits(&gpu, tokens, batch)) == bits(&logits(&cpu, tokens, 64)), "{what}, batches of {batch}");
+    }
+}

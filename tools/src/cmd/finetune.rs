@@ -1,0 +1,304 @@
+//! `fabric-finetune`: trains a LoRA adapter.
+
+mod plot;
+mod report;
+
+use crate::args::finetune::{ABSENT, AdapterArgs, FinetuneArgs};
+use crate::args::{self, Parsed};
+use crate::load::load;
+use crate::log::Log;
+use crate::{Error, interrupt, memory};
+use fabric_engine::Model;
+use fabric_engine::adapter::{Adapter, BaseModel};
+use fabric_engine::train::checkpoint::{self, Settings, Summary};
+use fabric_engine::train::dataset::Dataset;
+use fabric_engine::train::{self, Trainer};
+use gguf::{Gguf, TensorRole, key};
+use report::Report;
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Runs the tool; the first of `argv` is the program's name.
+pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let Parsed { args, warnings, .. } = match args::parse::<FinetuneArgs>(argv, ABSENT) {
+        Ok(parsed) => parsed,
+        Err(status) => return status,
+    };
+    let log = match Log::new(&args.logging) {
+        Ok(log) => log,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            return ExitCode::from(e.exit_status());
+        }
+    };
+    warnings.iter().for_each(|w| log.warning(w));
+    match Finetune::new(&args, &log).and_then(|run| run.map_or(Ok(ExitCode::SUCCESS), Finetune::train)) {
+        Ok(status) => status,
+        Err(e) => {
+            log.error(&e);
+            ExitCode::from(e.exit_status())
+        }
+    }
+}
+
+struct Finetune<'a> {
+    args: &'a FinetuneArgs,
+    log: &'a Log,
+    data: Dataset,
+    trainer: Trainer,
+    settings: Settings,
+    summary: Summary,
+    output: PathBuf,
+}
+
+impl<'a> Finetune<'a> {
+    /// Everything before the first step; `None` if that was all that was asked for.
+    fn new(args: &'a FinetuneArgs, log: &'a Log) -> Result<Option<Finetune<'a>>, Error> {
+        if args.device.list_devices {
+            crate::cmd::main::list_devices()?;
+            return Ok(None);
+        }
+        let model = load(&args.model, &args.device, log)?;
+        let data = load_data(args, &model, log)?;
+        let (mut adapter, roles) = make_adapter(args, &model, log)?;
+        adapter.base = Some(BaseModel::of(model.gguf()));
+        let total_steps = args.total_steps(data.train.len());
+        let base = adapter.base.as_ref().and_then(|b| b.fingerprint.clone()).unwrap_or_default();
+        let fingerprint: String = data.fingerprint().iter().map(|b| format!("{b:02x}")).collect();
+        let settings = args.settings(&roles, total_steps, &fingerprint, &base);
+        let rank = adapter.pairs.values().map(|p| p.rank).max().unwrap_or_default();
+        let summary = Summary { rank, alpha: adapter.alpha, target_modules: AdapterArgs::bits(&roles) };
+        log.info(format_args!(
+            "adapter: rank {rank}, alpha {}, {} matrices, {} parameters",
+            adapter.alpha,
+            adapter.pairs.len(),
+            report::grouped(adapter.n_parameters() as u64)
+        ));
+        let windows = data.train.len() as usize;
+        let trainer = Trainer::new(model.clone(), adapter, args.train_options(total_steps), windows)?;
+        check_memory(&trainer, &data, log)?;
+        if args.report.dry_run {
+            return Ok(None);
+        }
+        let output = args.adapter.output_adapter.clone().unwrap_or_else(|| {
+            let continued = args.adapter.lora.is_some();
+            PathBuf::from(if continued { "finetuned-lora-adapter.gguf" } else { "trained-lora-adapter.gguf" })
+        });
+        let mut run = Finetune { args, log, data, trainer, settings, summary, output };
+        run.resume()?;
+        Ok(Some(run))
+    }
+
+    /// Goes on from a checkpoint, if that is asked for and there is one.
+    fn resume(&mut self) -> Result<(), Error> {
+        let args = &self.args.checkpoint;
+        let dir = match (&args.resume_from, args.auto_resume) {
+            (Some(dir), _) => Some(dir.clone()),
+            (None, true) => checkpoint::latest(&args.checkpoint_save_dir)?,
+            (None, false) => None,
+        };
+        let Some(dir) = dir else {
+            if args.auto_resume {
+                let root = args.checkpoint_save_dir.display();
+                self.log.info(format_args!("no checkpoint in {root} yet: starting from the beginning"));
+            }
+            return Ok(());
+        };
+        let checkpoint = checkpoint::load(&dir)?;
+        if checkpoint.settings.is_none() {
+            self.log.warning(format_args!(
+                "{}: made by another program, so settings and data cannot be compared, and the order of samples may differ",
+                dir.display()
+            ));
+        }
+        self.trainer.resume(checkpoint, &self.settings)?;
+        let step = self.trainer.progress().iteration;
+        self.log.info(format_args!("resuming from {} after step {step}", dir.display()));
+        Ok(())
+    }
+
+    fn train(mut self) -> Result<ExitCode, Error> {
+        let stop = listen()?;
+        let mut report = Report::new(self.args, &self.output, self.trainer.total_steps(), self.trainer.progress())?;
+        let result = self.steps(&stop, &mut report);
+        report.close();
+        let interrupted = match result {
+            Ok(interrupted) => interrupted,
+            Err(e) => {
+                self.tell_last_checkpoint();
+                return Err(e);
+            }
+        };
+        if interrupted {
+            self.tell_last_checkpoint();
+            let steps = self.trainer.progress().iteration;
+            self.log.info(format_args!("stopped after step {steps}; --auto-resume goes on from there"));
+            return Ok(ExitCode::from(interrupt::INTERRUPTED));
+        }
+        self.trainer.adapter().write(&self.output)?;
+        if self.args.report.plot && !self.trainer.progress().losses.is_empty() {
+            for extension in ["svg", "png"] {
+                let path = self.output.with_extension(extension);
+                if let Err(e) = plot::loss_curve(&path, self.trainer.progress()) {
+                    self.log.warning(format_args!("cannot draw {}: {e}", path.display()));
+                }
+            }
+        }
+        self.tell_summary(&report);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// All steps. Answers whether the run was interrupted; then a checkpoint has been written.
+    fn steps(&mut self, stop: &AtomicBool, report: &mut Report) -> Result<bool, Error> {
+        let save_every = u64::try_from(self.args.checkpoint.checkpoint_save_steps).unwrap_or(0);
+        let eval_every = self.args.report.eval_steps;
+        let _busy = interrupt::busy();
+        loop {
+            if stop.load(Ordering::Relaxed) || interrupt::requested() {
+                self.save(report, true)?;
+                return Ok(true);
+            }
+            let Some(step) = self.trainer.step(&self.data.train)? else { return Ok(false) };
+            report.step(&step)?;
+            let (done, last) = (step.iteration, step.iteration >= self.trainer.total_steps());
+            let epoch_ends = self.trainer.progress().epoch > step.epoch;
+            let due = if eval_every > 0 { done.is_multiple_of(eval_every) } else { epoch_ends };
+            if (due || last) && !self.data.val.is_empty() {
+                let loss = self.trainer.validate(&self.data.val)?;
+                report.validation(done, loss)?;
+            }
+            if save_every > 0 && done.is_multiple_of(save_every) {
+                self.save(report, false)?;
+            }
+        }
+    }
+
+    /// Writes a checkpoint. Unless it `must` be, training goes on if that fails: the last one is still there.
+    fn save(&mut self, report: &Report, must: bool) -> Result<(), Error> {
+        let args = &self.args.checkpoint;
+        let keep = args.checkpoint_keep as usize;
+        match self.trainer.save(&args.checkpoint_save_dir, keep, &self.settings, self.summary) {
+            Ok(_) => Ok(()),
+            Err(e) if must => Err(e.into()),
+            Err(e) => {
+                report.suspend(|| self.log.warning(format_args!("no checkpoint: {e}")));
+                Ok(())
+            }
+        }
+    }
+
+    fn tell_last_checkpoint(&self) {
+        if let Ok(Some(dir)) = checkpoint::latest(&self.args.checkpoint.checkpoint_save_dir) {
+            self.log.info(format_args!("the last checkpoint is {}", dir.display()));
+        }
+    }
+
+    fn tell_summary(&self, report: &Report) {
+        let (progress, log) = (self.trainer.progress(), self.log);
+        report.tell_summary(progress, log);
+        let size = std::fs::metadata(&self.output).map_or(0, |m| m.len());
+        log.info(format_args!("adapter: {} ({:.1} MiB)", self.output.display(), size as f64 / f64::from(1 << 20)));
+        let model = match &self.args.model.model {
+            Some(path) => format!(" -m {}", quoted(path)),
+            None => String::new(),
+        };
+        log.info(format_args!("try it: fabric-main{model} --lora {} -p \"...\"", quoted(&self.output)));
+    }
+}
+
+/// As a shell reads it back.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@".contains(c);
+    if text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+fn load_data(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<Dataset, Error> {
+    let vocab = model.vocab().ok_or(Error::NoVocab)?;
+    let template = model.metadata().str(key::TOKENIZER_CHAT_TEMPLATE)?;
+    let data = Dataset::load(&args.data.file, vocab, template, &args.dataset_options())?;
+    for source in std::iter::once(&data.source).chain(&data.val_source) {
+        for bad in &source.bad_lines {
+            log.warning(format_args!("{}:{}: skipped: {}", source.path.display(), bad.line, bad.problem));
+        }
+        let more = source.n_bad.saturating_sub(source.bad_lines.len());
+        if more > 0 {
+            log.warning(format_args!("{}: {more} more lines skipped", source.path.display()));
+        }
+    }
+    log.info(format_args!(
+        "data: {} windows of up to {} tokens to train on, {} for validation ({} and {} tokens)",
+        report::grouped(data.train.len().into()),
+        args.data.ctx_size,
+        report::grouped(data.val.len().into()),
+        report::grouped(data.train.n_tokens() as u64),
+        report::grouped(data.val.n_tokens() as u64),
+    ));
+    Ok(data)
+}
+
+/// The adapter to begin with, and the roles that it adapts.
+fn make_adapter(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<(Adapter, Vec<TensorRole>), Error> {
+    let a = &args.adapter;
+    if let Some(path) = &a.lora {
+        let adapter =
+            Adapter::read(&Gguf::read(path)?, model).map_err(|source| Error::Adapter { path: path.clone(), source })?;
+        if let Some(other) = adapter.base.as_ref().and_then(|b| b.differs_from(model.gguf())) {
+            log.warning(format_args!("{}: {other}", path.display()));
+        }
+        let mut roles: Vec<_> = adapter.pairs.keys().map(|name| name.role).collect();
+        roles.dedup();
+        return Ok((adapter, roles));
+    }
+    let roles = a.roles(|role| model.weights().keys().any(|name| name.role == role))?;
+    let seed = match a.lora_seed {
+        0 => std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), 0),
+        seed => seed.into(),
+    };
+    let adapter = Adapter::new(model, &roles, a.lora_rank as usize, a.lora_alpha as f32, seed)
+        .map_err(fabric_engine::train::Error::from)?;
+    Ok((adapter, roles))
+}
+
+/// Tells how much memory training will need, and refuses what does not fit.
+fn check_memory(trainer: &Trainer, data: &Dataset, log: &Log) -> Result<(), Error> {
+    let longest = data.train.longest().max(data.val.longest());
+    let need = trainer.memory_need(longest)?;
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    let available = memory::available();
+    let of = available.map_or(String::new(), |a| format!(" of {} MiB available", report::grouped(mib(a))));
+    log.info(format_args!(
+        "memory: {} MiB{of} (model {}, graph {}{}, adapter and optimizer {})",
+        report::grouped(mib(need.total())),
+        report::grouped(mib(need.weights)),
+        report::grouped(mib(need.graph)),
+        if need.recompute { " with gradient checkpointing" } else { "" },
+        report::grouped(mib(need.adapter))
+    ));
+    match available {
+        Some(available) if need.total() > available => {
+            let (need_mib, mib) = (mib(need.total()), mib(available));
+            Err(Error::Memory { need_mib, mib, checkpointing: need.recompute })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Ctrl-C and SIGTERM end the run at the next step, with a checkpoint; a second Ctrl-C ends it at once.
+fn listen() -> Result<Arc<AtomicBool>, Error> {
+    interrupt::listen();
+    let stop = Arc::new(AtomicBool::new(false));
+    #[cfg(unix)]
+    signal_hook::flag::register(signal_hook::consts::SIGTERM, stop.clone()).map_err(Error::Signal)?;
+    Ok(stop)
+}
+
+impl From<train::Error> for Error {
+    fn from(e: train::Error) -> Error {
+        Error::Train(Box::new(e))
+    }
+}

@@ -1,0 +1,49 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "attention.glsl"
+layout(set = 0, binding = 0) writeonly buffer Scores { float scores[]; };
+layout(set = 0, binding = 1) readonly buffer Q { float q[]; };
+layout(set = 0, binding = 2) readonly buffer K { uint k[]; };
+layout(set = 0, binding = 3) readonly buffer Span { int span[]; };
+layout(set = 0, binding = 4) buffer Fault { uint fault[]; };
+#include "fault.glsl"
+
+const uint KEYS = 64u; // for each workgroup: four rows of 16 lanes take 16 each
+shared float lanes[64];
+
+// Box: head, token, position, sequence.
+void main() {
+    uint blocks = (p.len[2] + KEYS - 1u) / KEYS, item = group_index();
+    if (item >= blocks * p.len[0] * p.len[1]) return;
+    uint j0 = p.start[2] + item % blocks * KEYS;
+    item /= blocks;
+    uint h = p.start[0] + item % p.len[0], t = p.start[1] + item / p.len[0];
+    uint i = gl_LocalInvocationID.x, lane = i % 16u;
+    uint at = p.span_at + 3u * t;
+    if (!in_range(span[at], span[at + 1u], span[at + 2u])) {
+        if (i == 0u) report(p.step, span[at + 2u]);
+        return;
+    }
+    uvec3 seen = VISIBLE(t);
+    uint first = max(j0, seen.y), end = min(min(j0 + KEYS, p.start[2] + p.len[2]), seen.y + seen.z);
+    if (first >= end || seen.x - p.start[3] >= p.len[3]) return;
+    uint q_at = p.x_at + h * p.x_nb[0] + t * p.x_nb[1];
+    uint head_at = p.cache_at + h / p.group * p.cache_nb[0] + seen.x * p.cache_nb[2];
+    uint to = scores_of(t, h) - seen.y;
+    for (uint base = first; base < end; base += 4u) {
+        uint j = base + i / 16u, row = head_at + min(j, end - 1u) * p.cache_nb[1];
+        float sum = 0.0;
+        for (uint e = lane; e < p.head; e += 16u) {
+            uint word = k[(row + e) >> 1];
+            sum = sum + q[q_at + e] * half_to_float((word >> (((row + e) & 1u) * 16u)) & 0xffffu);
+        }
+        lanes[i] = sum;
+        barrier();
+        for (uint half_ = 8u; half_ > 0u; half_ >>= 1) {
+            if (lane < half_) lanes[i] = lanes[i] + lanes[i + half_];
+            barrier();
+        }
+        if (lane == 0u && j < end) scores[to + j] = lanes[i] * p.scale;
+        barrier();
+    }
+}

@@ -1,0 +1,90 @@
+// Tiles of ROWS rows of weights and TOKENS rows of x for each 16 invocations, which are the 16 lanes of every sum.
+#include "group.glsl"
+#include "float.glsl"
+layout(local_size_x = 64) in;
+layout(constant_id = 0) const uint ROWS = 1;
+layout(constant_id = 1) const uint TOKENS = 1;
+const uint OUTPUTS = ROWS * TOKENS;
+// The box: rows of w, tokens, i2, i3. Offset and strides of w in bytes, other ones in words.
+layout(push_constant) uniform Push {
+    uint start[4];
+    uint len[4];
+    uint w_at, w_nb[3], r2, r3;
+    uint x_at, x_nb[3];
+    uint y_at, y_nb[3];
+    uint k;
+    float d;
+} p;
+layout(set = 0, binding = 0) writeonly buffer Y { float y[]; };
+layout(set = 0, binding = 1) readonly buffer W { uint w[]; };
+layout(set = 0, binding = 2) readonly buffer X { uint x[]; };
+#include "bytes.glsl"
+
+uint lane;
+uint w_row[ROWS];   // byte of each row of w
+uint x_row[TOKENS]; // word of each row of x, or of its record
+shared uint lanes[64u * OUTPUTS];
+
+// The lanes of output o of this invocation's 16; lane l is 4 * OUTPUTS behind lane l - 1.
+uint lanes_of(uint o) {
+    return gl_LocalInvocationID.x / 16u * OUTPUTS + o;
+}
+const uint LANE = 4u * OUTPUTS;
+
+void put_lane(uint o, uint bits) {
+    lanes[lanes_of(o) + lane * LANE] = bits;
+}
+float tree16(uint o) {
+    float v[16];
+    for (uint l = 0u; l < 16u; l++) v[l] = uintBitsToFloat(lanes[lanes_of(o) + l * LANE]);
+    for (uint h = 8u; h > 0u; h >>= 1) {
+        for (uint l = 0u; l < h; l++) v[l] = v[l] + v[l + h];
+    }
+    return v[0];
+}
+int sum16(uint o) {
+    int sum = 0;
+    for (uint l = 0u; l < 16u; l++) sum += int(lanes[lanes_of(o) + l * LANE]);
+    return sum;
+}
+
+// Byte j of a word, as unsigned and signed.
+#define BYTE(v, j) int(((v) >> (8 * (j))) & 0xffu)
+#define SBYTE(v, j) (int((v) << (24 - 8 * (j))) >> 24)
+// Codes without sign times int8.
+int dot4(uint codes, uint q) {
+    return BYTE(codes, 0) * SBYTE(q, 0) + BYTE(codes, 1) * SBYTE(q, 1) + BYTE(codes, 2) * SBYTE(q, 2) + BYTE(codes, 3) * SBYTE(q, 3);
+}
+int dot4s(uint codes, uint q) {
+    return SBYTE(codes, 0) * SBYTE(q, 0) + SBYTE(codes, 1) * SBYTE(q, 1) + SBYTE(codes, 2) * SBYTE(q, 2) + SBYTE(codes, 3) * SBYTE(q, 3);
+}
+int sum4(uint q) {
+    return SBYTE(q, 0) + SBYTE(q, 1) + SBYTE(q, 2) + SBYTE(q, 3);
+}
+
+// By the shader: lanes in shared memory; then, after a barrier, output o (row o / TOKENS, token o % TOKENS).
+void accumulate();
+float result(uint o);
+
+void main() {
+    uint row_tiles = (p.len[0] + 4u * ROWS - 1u) / (4u * ROWS), token_tiles = (p.len[1] + TOKENS - 1u) / TOKENS;
+    uint item = group_index();
+    if (item >= row_tiles * token_tiles * p.len[2] * p.len[3]) return;
+    lane = gl_LocalInvocationID.x % 16u;
+    uint row = (item % row_tiles * 4u + gl_LocalInvocationID.x / 16u) * ROWS;
+    item /= row_tiles;
+    uint token = item % token_tiles * TOKENS;
+    item /= token_tiles;
+    uint i2 = p.start[2] + item % p.len[2], i3 = p.start[3] + item / p.len[2];
+    uint w_base = p.w_at + i2 / p.r2 * p.w_nb[1] + i3 / p.r3 * p.w_nb[2], x_base = p.x_at + i2 * p.x_nb[1] + i3 * p.x_nb[2];
+    // Beyond the end the last row is computed again, and not stored.
+    for (uint r = 0u; r < ROWS; r++) w_row[r] = w_base + (p.start[0] + min(row + r, p.len[0] - 1u)) * p.w_nb[0];
+    for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_base + (p.start[1] + min(token + t, p.len[1] - 1u)) * p.x_nb[0];
+    accumulate();
+    barrier();
+    uint to = p.y_at + i2 * p.y_nb[1] + i3 * p.y_nb[2] + p.start[0] + row + (p.start[1] + token) * p.y_nb[0];
+    for (uint o = lane; o < OUTPUTS; o += 16u) {
+        uint r = o / TOKENS, t = o % TOKENS;
+        if (row + r < p.len[0] && token + t < p.len[1]) y[to + r + t * p.y_nb[0]] = result(o);
+    }
+}

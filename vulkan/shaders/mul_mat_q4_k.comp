@@ -1,0 +1,50 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#include "mul_mat.glsl"
+
+// Scale and minimum of sub-block j of the block at byte b.
+uvec2 scale_min(uint b, uint j) {
+    uint s = b + 4u;
+    if (j < 4u) return uvec2(load8(s + j) & 63u, load8(s + j + 4u) & 63u);
+    uint mixed = load8(s + j + 4u);
+    return uvec2((mixed & 15u) | ((load8(s + j - 4u) >> 6) << 4), (mixed >> 4) | ((load8(s + j) >> 6) << 4));
+}
+
+// The minimums' part of output o, which each invocation computes for its own outputs.
+float least(uint o) {
+    float sum = 0.0;
+    for (uint b = 0u; b < p.k / 256u; b++) {
+        uint at = w_row[o / TOKENS] + 144u * b, record = x_row[o % TOKENS] + 73u * b;
+        int m = 0;
+        for (uint j = 0u; j < 8u; j++) m += int(scale_min(at, j).y) * int(x[record + 1u + j]);
+        sum = sum + float(m) * (half_to_float(load16(at + 2u)) * uintBitsToFloat(x[record]));
+    }
+    return sum;
+}
+
+void accumulate() {
+    float sums[OUTPUTS];
+    for (uint o = 0u; o < OUTPUTS; o++) sums[o] = 0.0;
+    for (uint b = 0u; b < p.k / 256u; b++) {
+        int parts[OUTPUTS];
+        for (uint o = 0u; o < OUTPUTS; o++) parts[o] = 0;
+        for (uint g = lane; g < 64u; g += 16u) {
+            uint q[TOKENS];
+            for (uint t = 0u; t < TOKENS; t++) q[t] = x[x_row[t] + 73u * b + 9u + g];
+            for (uint r = 0u; r < ROWS; r++) {
+                uint at = w_row[r] + 144u * b;
+                uint codes = (load32(at + 16u + g / 16u * 32u + g % 8u * 4u) >> (g / 8u % 2u * 4u)) & 0x0f0f0f0fu;
+                int scale = int(scale_min(at, g / 8u).x);
+                for (uint t = 0u; t < TOKENS; t++) parts[r * TOKENS + t] += scale * dot4(codes, q[t]);
+            }
+        }
+        for (uint o = 0u; o < OUTPUTS; o++) {
+            float d = half_to_float(load16(w_row[o / TOKENS] + 144u * b)) * uintBitsToFloat(x[x_row[o % TOKENS] + 73u * b]);
+            sums[o] = sums[o] + float(parts[o]) * d;
+        }
+    }
+    for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, floatBitsToUint(sums[o]));
+}
+float result(uint o) {
+    return tree16(o) - least(o);
+}

@@ -1,0 +1,5 @@
+#version 450
+#extension GL_GOOGLE_include_directive : require
+#define OPERANDS 1
+#include "elementwise.glsl"
+ELEMENTWISE(av * p.f)

@@ -1,0 +1,320 @@
+//! Devices: which there are, what they can do, and the one in use.
+
+use crate::VulkanOptions;
+use crate::error::VulkanError;
+use crate::pipelines::{Pipelines, user_cache_folder};
+use crate::spirv::FloatControls;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
+use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
+use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
+use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, Queue, QueueCreateInfo, QueueFlags};
+use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
+use vulkano::memory::MemoryHeapFlags;
+use vulkano::memory::allocator::{
+    AllocationCreateInfo, MemoryAllocatorError, MemoryTypeFilter, StandardMemoryAllocator,
+};
+use vulkano::{Validated, Version, VulkanLibrary};
+
+/// The least that a binding must cover: a row of weights and a few records.
+pub(crate) const LEAST_BINDING: u64 = 4096;
+/// Buffers are this much larger than asked for at most, so that whole words can be read at their end.
+pub(crate) const BUFFER_ALIGN: u64 = 16;
+
+/// A device, by its place in the list or by a part of its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// Place in [`devices`](crate::devices).
+    Index(usize),
+    /// A part of the name, in any case; the first that has it.
+    Name(String),
+}
+
+/// What kind of device it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceKind {
+    /// A graphics card with memory of its own.
+    Discrete,
+    /// A GPU that shares the processor's memory.
+    Integrated,
+    /// A part of a GPU, in a virtual machine.
+    Virtual,
+    /// Something else.
+    Other,
+    /// The processor, by a software driver.
+    Cpu,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            DeviceKind::Discrete => "discrete GPU",
+            DeviceKind::Integrated => "integrated GPU",
+            DeviceKind::Virtual => "virtual GPU",
+            DeviceKind::Other => "other device",
+            DeviceKind::Cpu => "CPU",
+        })
+    }
+}
+
+/// A device that Vulkan offers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInfo {
+    /// Place in the list.
+    pub index: usize,
+    /// Its name.
+    pub name: String,
+    /// Its kind.
+    pub kind: DeviceKind,
+    /// The driver, with its version.
+    pub driver: String,
+    /// Bytes of its own memory.
+    pub memory: u64,
+    /// Bytes that one storage binding covers.
+    pub max_binding: u64,
+    /// Bytes that one allocation has at most.
+    pub max_allocation: u64,
+    /// Whether it gives the bits of docs/numerics.md, or why not: measured by a few thousand operations.
+    pub exact: Result<(), String>,
+}
+
+impl fmt::Display for DeviceInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: u64 = 1 << 20;
+        let DeviceInfo { index, name, kind, driver, memory, max_binding, max_allocation, exact } = self;
+        write!(f, "Vulkan{index}: {name} ({kind}, {driver}, {} MiB", memory / MIB)?;
+        write!(f, ", {} MiB a binding, {} MiB an allocation, ", max_binding / MIB, max_allocation / MIB)?;
+        match exact {
+            Ok(()) => write!(f, "exact)"),
+            Err(why) => write!(f, "not exact: {why})"),
+        }
+    }
+}
+
+/// What kernels must keep to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub max_binding: u64,
+    pub max_allocation: u64,
+    /// Workgroups in x and y.
+    pub max_groups: [u32; 2],
+}
+
+/// All physical devices, in the loader's order.
+pub(crate) fn enumerate() -> Result<Vec<Arc<PhysicalDevice>>, VulkanError> {
+    let library = VulkanLibrary::new().map_err(|e| VulkanError::NoLoader(e.to_string()))?;
+    let info = InstanceCreateInfo { flags: InstanceCreateFlags::ENUMERATE_PORTABILITY, ..Default::default() };
+    let instance = Instance::new(library, info).map_err(|e| VulkanError::NoDriver(first_line(&e.to_string())))?;
+    let devices = instance.enumerate_physical_devices().map_err(|e| VulkanError::of("devices", e))?;
+    Ok(devices.collect())
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+fn kind(device: &PhysicalDevice) -> DeviceKind {
+    match device.properties().device_type {
+        PhysicalDeviceType::DiscreteGpu => DeviceKind::Discrete,
+        PhysicalDeviceType::IntegratedGpu => DeviceKind::Integrated,
+        PhysicalDeviceType::VirtualGpu => DeviceKind::Virtual,
+        PhysicalDeviceType::Cpu => DeviceKind::Cpu,
+        _ => DeviceKind::Other,
+    }
+}
+
+/// The device asked for, or the most capable: a graphics card before an integrated GPU, the processor last.
+fn choose(choice: Option<&DeviceChoice>) -> Result<(usize, Arc<PhysicalDevice>), VulkanError> {
+    let found = enumerate()?;
+    let names = || found.iter().map(|d| d.properties().device_name.as_str()).collect::<Vec<_>>().join(", ");
+    let index = match choice {
+        None => (0..found.len()).min_by_key(|&i| kind(&found[i])).ok_or(VulkanError::NoDevice)?,
+        Some(DeviceChoice::Index(i)) if *i < found.len() => *i,
+        Some(DeviceChoice::Index(i)) => {
+            return Err(VulkanError::UnknownDevice { wanted: i.to_string(), found: names() });
+        }
+        Some(DeviceChoice::Name(name)) => {
+            let wanted = name.to_lowercase();
+            let has = |d: &Arc<PhysicalDevice>| d.properties().device_name.to_lowercase().contains(&wanted);
+            found
+                .iter()
+                .position(has)
+                .ok_or_else(|| VulkanError::UnknownDevice { wanted: format!("'{name}'"), found: names() })?
+        }
+    };
+    Ok((index, found[index].clone()))
+}
+
+/// A device in use: everything that programs and buffers share.
+pub(crate) struct Gpu {
+    pub index: usize,
+    pub physical: Arc<PhysicalDevice>,
+    pub device: Arc<Device>,
+    pub queue: Arc<Queue>,
+    pub sets: Arc<StandardDescriptorSetAllocator>,
+    pub commands: Arc<StandardCommandBufferAllocator>,
+    pub pipelines: Pipelines,
+    pub limits: Limits,
+    pub timeout: Duration,
+    /// Held from a submission to its end.
+    pub busy: Mutex<()>,
+    /// A submission never ended: what it uses must not be freed.
+    pub hung: AtomicBool,
+    memory: Arc<StandardMemoryAllocator>,
+}
+
+/// Where a buffer lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Residence {
+    /// On the device.
+    Device,
+    /// On the host, to be written in order.
+    Upload,
+    /// On the host, to be read.
+    Download,
+}
+
+impl Gpu {
+    /// Opens a device.
+    pub(crate) fn new(options: &VulkanOptions) -> Result<Gpu, VulkanError> {
+        let (index, physical) = choose(options.device.as_ref())?;
+        Gpu::open(index, physical, options)
+    }
+
+    pub(crate) fn open(
+        index: usize,
+        physical: Arc<PhysicalDevice>,
+        options: &VulkanOptions,
+    ) -> Result<Gpu, VulkanError> {
+        let p = physical.properties();
+        let unusable = |why: String| VulkanError::Unusable { device: p.device_name.clone(), why };
+        if physical.api_version() < Version::V1_1 {
+            return Err(unusable(format!("it has Vulkan {}, and 1.1 is needed", physical.api_version())));
+        }
+        let families = physical.queue_family_properties();
+        let family = families.iter().position(|q| q.queue_flags.intersects(QueueFlags::COMPUTE));
+        let family =
+            family.and_then(|f| u32::try_from(f).ok()).ok_or_else(|| unusable("it computes nothing".into()))?;
+        let limits = limits(&physical, options)?;
+        let float_controls = DeviceExtensions { khr_shader_float_controls: true, ..DeviceExtensions::empty() };
+        let has_controls =
+            physical.api_version() >= Version::V1_2 || physical.supported_extensions().contains(&float_controls);
+        let info = DeviceCreateInfo {
+            queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
+            enabled_extensions: float_controls.intersection(physical.supported_extensions()),
+            ..Default::default()
+        };
+        let (device, mut queues) =
+            Device::new(physical.clone(), info).map_err(|e| VulkanError::of_validated("opening the device", e))?;
+        let queue = queues.next().ok_or_else(|| unusable("it gives no queue".into()))?;
+        let controls = FloatControls {
+            denorm_preserve: has_controls && p.shader_denorm_preserve_float32 == Some(true),
+            signed_zero_inf_nan_preserve: has_controls && p.shader_signed_zero_inf_nan_preserve_float32 == Some(true),
+            rounding_mode_rte: has_controls && p.shader_rounding_mode_rte_float32 == Some(true),
+        };
+        let folder = options.cache_folder.clone().or_else(user_cache_folder);
+        Ok(Gpu {
+            index,
+            memory: Arc::new(StandardMemoryAllocator::new_default(device.clone())),
+            sets: Arc::new(StandardDescriptorSetAllocator::new(device.clone(), Default::default())),
+            commands: Arc::new(StandardCommandBufferAllocator::new(device.clone(), Default::default())),
+            pipelines: Pipelines::new(device.clone(), controls, folder.as_deref()),
+            limits,
+            timeout: options.timeout,
+            busy: Mutex::new(()),
+            hung: AtomicBool::new(false),
+            physical: physical.clone(),
+            device,
+            queue,
+        })
+    }
+
+    /// Fails where the device is not used any more.
+    pub(crate) fn check(&self) -> Result<(), VulkanError> {
+        if self.hung.load(Relaxed) { Err(VulkanError::Lost) } else { Ok(()) }
+    }
+
+    /// New memory, with undefined contents; at least one word. `what` is for the message where there is not enough.
+    pub(crate) fn allocate(
+        &self,
+        bytes: u64,
+        residence: Residence,
+        what: &str,
+    ) -> Result<Subbuffer<[u8]>, VulkanError> {
+        let limit = self.limits.max_allocation;
+        let out_of_memory = || VulkanError::OutOfMemory { bytes, what: what.into() };
+        let size = bytes.max(1).checked_next_multiple_of(BUFFER_ALIGN).ok_or_else(out_of_memory)?;
+        if size > limit {
+            return Err(VulkanError::Allocation { what: what.into(), bytes, limit });
+        }
+        let (usage, filter) = match residence {
+            Residence::Device => (
+                BufferUsage::STORAGE_BUFFER | BufferUsage::TRANSFER_SRC | BufferUsage::TRANSFER_DST,
+                MemoryTypeFilter::PREFER_DEVICE,
+            ),
+            Residence::Upload => {
+                (BufferUsage::TRANSFER_SRC, MemoryTypeFilter::PREFER_HOST | MemoryTypeFilter::HOST_SEQUENTIAL_WRITE)
+            }
+            Residence::Download => {
+                (BufferUsage::TRANSFER_DST, MemoryTypeFilter::PREFER_HOST | MemoryTypeFilter::HOST_RANDOM_ACCESS)
+            }
+        };
+        let info = BufferCreateInfo { usage, ..Default::default() };
+        let allocation = AllocationCreateInfo { memory_type_filter: filter, ..Default::default() };
+        Buffer::new_slice::<u8>(self.memory.clone(), info, allocation, size).map_err(|e| match e {
+            Validated::Error(AllocateBufferError::AllocateMemory(MemoryAllocatorError::AllocateDeviceMemory(_)))
+            | Validated::Error(AllocateBufferError::AllocateMemory(MemoryAllocatorError::OutOfPoolMemory)) => {
+                out_of_memory()
+            }
+            other => VulkanError::Driver { what: "allocating memory", code: other.to_string() },
+        })
+    }
+
+    /// What `--list-devices` shows of it.
+    pub(crate) fn info(&self, exact: Result<(), String>) -> DeviceInfo {
+        DeviceInfo { exact, ..describe(self.index, &self.physical) }
+    }
+}
+
+/// What is known of a device without opening it.
+pub(crate) fn describe(index: usize, physical: &PhysicalDevice) -> DeviceInfo {
+    let p = physical.properties();
+    let heaps = &physical.memory_properties().memory_heaps;
+    let local = heaps.iter().filter(|h| h.flags.intersects(MemoryHeapFlags::DEVICE_LOCAL));
+    let driver = match (&p.driver_name, &p.driver_info) {
+        (Some(name), Some(info)) if !info.is_empty() => format!("{name} {info}"),
+        (Some(name), _) => name.clone(),
+        _ => format!("driver {:#x}", p.driver_version),
+    };
+    DeviceInfo {
+        index,
+        name: p.device_name.clone(),
+        kind: kind(physical),
+        driver,
+        memory: local.map(|h| h.size).sum(),
+        max_binding: p.max_storage_buffer_range.into(),
+        max_allocation: max_allocation(physical),
+        exact: Err("it was not opened".into()),
+    }
+}
+
+/// Where the driver does not say: what Vulkan 1.1 promises.
+fn max_allocation(physical: &PhysicalDevice) -> u64 {
+    let p = physical.properties();
+    p.max_memory_allocation_size.unwrap_or(1 << 30).min(p.max_buffer_size.unwrap_or(u64::MAX))
+}
+
+fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, VulkanError> {
+    let p = physical.properties();
+    let largest = u64::from(p.max_storage_buffer_range);
+    let max_binding = options.max_binding.unwrap_or(largest).min(largest) / 4 * 4;
+    if max_binding < LEAST_BINDING {
+        return Err(VulkanError::Binding { got: max_binding, least: LEAST_BINDING });
+    }
+    let [x, y, _] = p.max_compute_work_group_count;
+    Ok(Limits { max_binding, max_allocation: max_allocation(physical), max_groups: [x, y] })
+}

@@ -1,0 +1,76 @@
+//! Which kernel runs an operation: the one `match`, without a fallback arm.
+
+use crate::kernels::{elementwise, flash_attn_ext, lookup, mul_mat, out_prod};
+use crate::step::{Compiler, Phase, unsupported};
+use ggml_ops::{Op, OpError, TensorDesc};
+use gguf::GgmlType;
+
+/// The phases of one operation, in order.
+pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Phase>, OpError> {
+    match op {
+        Op::Add(_) => elementwise::add(&c),
+        Op::Concat(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::Cont(_) => elementwise::cont(&c),
+        Op::Cpy(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::CrossEntropyLoss(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::CrossEntropyLossBack(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::Dropout(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
+        Op::FlashAttnExtBack(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::GetRows(_) => lookup::get_rows(c),
+        Op::GetRowsBack(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::Glu(op) => elementwise::glu(&c, op.kind),
+        Op::GluBack(op) => elementwise::glu_back(&c, op.kind),
+        Op::Mul(_) => elementwise::mul(&c),
+        Op::MulMat(op) => mul_mat::mul_mat(c, op),
+        Op::OutProd(_) => out_prod::out_prod(c),
+        Op::RmsNorm(op) => elementwise::rms_norm(&c, op.eps),
+        Op::RmsNormBack(op) => elementwise::rms_norm_back(&c, op.eps),
+        Op::Rope(op) => elementwise::rope(&c, op),
+        Op::Scale(op) => elementwise::scale(&c, op.factor),
+        Op::SetRows(_) => lookup::set_rows(c),
+        Op::SoftMax(op) => elementwise::soft_max(&c, op.scale),
+        Op::SoftMaxBack(op) => elementwise::soft_max_back(&c, op.scale),
+    }
+}
+
+/// What operations without a kernel say.
+const NO_KERNEL: &str = "it has no shader yet";
+
+/// Whether the operation has a kernel for operands of these types.
+pub(crate) fn supports(op: &Op, src: &[TensorDesc]) -> Result<(), OpError> {
+    match op {
+        Op::MulMat(op) => mul_mat::kernel(op, &src[0]).map(drop),
+        Op::GetRows(_) => dequantized(op.name(), &src[0]),
+        Op::OutProd(_) => dequantized(op.name(), &src[0]),
+        Op::Concat(_)
+        | Op::Cpy(_)
+        | Op::CrossEntropyLoss(_)
+        | Op::CrossEntropyLossBack(_)
+        | Op::Dropout(_)
+        | Op::FlashAttnExtBack(_)
+        | Op::GetRowsBack(_) => Err(unsupported(op.name(), NO_KERNEL)),
+        Op::Add(_)
+        | Op::Cont(_)
+        | Op::FlashAttnExt(_)
+        | Op::Glu(_)
+        | Op::GluBack(_)
+        | Op::Mul(_)
+        | Op::RmsNorm(_)
+        | Op::RmsNormBack(_)
+        | Op::Rope(_)
+        | Op::Scale(_)
+        | Op::SetRows(_)
+        | Op::SoftMax(_)
+        | Op::SoftMaxBack(_) => Ok(()),
+    }
+}
+
+/// Whether include/dequant.glsl decodes the type.
+fn dequantized(op: &'static str, t: &TensorDesc) -> Result<(), OpError> {
+    use GgmlType::*;
+    match t.ty {
+        F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_K | Q6_K | TQ1_0 | TQ2_0 => Ok(()),
+        ty => Err(unsupported(op, format!("a tensor of type {ty}"))),
+    }
+}

@@ -1,0 +1,198 @@
+//! Compute pipelines, built when first needed, and their cache on disk.
+
+use crate::error::VulkanError;
+use crate::shaders::Shader;
+use crate::spirv::{self, FloatControls};
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use vulkano::descriptor_set::layout::{
+    DescriptorSetLayout, DescriptorSetLayoutBinding, DescriptorSetLayoutCreateInfo, DescriptorType,
+};
+use vulkano::device::Device;
+use vulkano::pipeline::cache::{PipelineCache, PipelineCacheCreateInfo};
+use vulkano::pipeline::compute::ComputePipelineCreateInfo;
+use vulkano::pipeline::layout::{PipelineLayoutCreateInfo, PushConstantRange};
+use vulkano::pipeline::{ComputePipeline, PipelineLayout, PipelineShaderStageCreateInfo};
+use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages, SpecializationConstant};
+
+/// Bytes of push constants that every device has.
+pub(crate) const PUSH_BYTES: u32 = 128;
+/// Before the driver's bytes in the file: what it is, and their check sum.
+const MAGIC: &[u8; 8] = b"fabricvk";
+/// A cache with nothing in it is a header alone.
+const EMPTY: usize = 32;
+
+/// Specialization constants 0, 1, 2.
+pub(crate) type Constants = [u32; 3];
+
+/// The pipelines of a device.
+pub(crate) struct Pipelines {
+    device: Arc<Device>,
+    controls: FloatControls,
+    cache: Option<Arc<PipelineCache>>,
+    file: Option<PathBuf>,
+    built: Mutex<Built>,
+}
+
+#[derive(Default)]
+struct Built {
+    pipelines: HashMap<(Shader, Constants), Arc<ComputePipeline>>,
+    layouts: HashMap<u32, Arc<PipelineLayout>>,
+    saved: usize,
+}
+
+impl Pipelines {
+    /// No pipelines yet; those that an earlier process cached in `folder` will be fast to build.
+    pub(crate) fn new(device: Arc<Device>, controls: FloatControls, folder: Option<&Path>) -> Pipelines {
+        let file = folder.map(|f| f.join(file_name(&device)));
+        let initial_data = file.as_deref().and_then(read).unwrap_or_default();
+        // The driver checks its own header, and builds anew what it does not recognize.
+        let create = |initial_data| {
+            // SAFETY: the data is what `get_data` gave for a device and driver of this identity: it is in the file's
+            // name, and a check sum was written with it.
+            unsafe {
+                PipelineCache::new(device.clone(), PipelineCacheCreateInfo { initial_data, ..Default::default() }).ok()
+            }
+        };
+        let cache = create(initial_data).or_else(|| create(Vec::new()));
+        Pipelines { device, controls, cache, file, built: Mutex::default() }
+    }
+
+    /// The pipeline of a shader with these constants.
+    pub(crate) fn get(&self, shader: Shader, constants: Constants) -> Result<Arc<ComputePipeline>, VulkanError> {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = built.pipelines.get(&(shader, constants)) {
+            return Ok(pipeline.clone());
+        }
+        let layout = match built.layouts.get(&shader.bindings()) {
+            Some(layout) => layout.clone(),
+            None => {
+                let layout = self.layout(shader.bindings())?;
+                built.layouts.insert(shader.bindings(), layout.clone());
+                layout
+            }
+        };
+        let pipeline = self.build(shader, constants, layout)?;
+        built.pipelines.insert((shader, constants), pipeline.clone());
+        Ok(pipeline)
+    }
+
+    /// A number of storage buffers, and all push constants that there are.
+    fn layout(&self, bindings: u32) -> Result<Arc<PipelineLayout>, VulkanError> {
+        let fail = |e| VulkanError::of_validated("a pipeline layout", e);
+        let binding = DescriptorSetLayoutBinding {
+            stages: ShaderStages::COMPUTE,
+            ..DescriptorSetLayoutBinding::descriptor_type(DescriptorType::StorageBuffer)
+        };
+        let bindings: BTreeMap<_, _> = (0..bindings).map(|i| (i, binding.clone())).collect();
+        let info = DescriptorSetLayoutCreateInfo { bindings, ..Default::default() };
+        let set = DescriptorSetLayout::new(self.device.clone(), info).map_err(fail)?;
+        let push = PushConstantRange { stages: ShaderStages::COMPUTE, offset: 0, size: PUSH_BYTES };
+        let info =
+            PipelineLayoutCreateInfo { set_layouts: vec![set], push_constant_ranges: vec![push], ..Default::default() };
+        PipelineLayout::new(self.device.clone(), info).map_err(fail)
+    }
+
+    fn build(
+        &self,
+        shader: Shader,
+        constants: Constants,
+        layout: Arc<PipelineLayout>,
+    ) -> Result<Arc<ComputePipeline>, VulkanError> {
+        let fail = |why: String| VulkanError::Shader { shader: shader.name(), why };
+        let words = spirv::exact(&shader.words(), self.controls);
+        // SAFETY: the words are glslc's output, with decorations and modes added by `spirv`, which its tests check.
+        let module = unsafe { ShaderModule::new(self.device.clone(), ShaderModuleCreateInfo::new(&words)) };
+        let module = module.map_err(|e| fail(e.to_string()))?;
+        let known = module.specialization_constants().keys().copied().collect::<Vec<_>>();
+        let constants = (0..).zip(constants).filter(|(id, _)| known.contains(id));
+        let constants = constants.map(|(id, v)| (id, SpecializationConstant::U32(v))).collect();
+        let module = module.specialize(constants).map_err(|e| fail(e.to_string()))?;
+        let entry = module.entry_point("main").ok_or_else(|| fail("it has no main".into()))?;
+        let info = ComputePipelineCreateInfo::stage_layout(PipelineShaderStageCreateInfo::new(entry), layout);
+        ComputePipeline::new(self.device.clone(), self.cache.clone(), info).map_err(|e| fail(e.to_string()))
+    }
+
+    /// Writes the cache to disk if pipelines were built since. A disk that refuses costs time at the next start only.
+    pub(crate) fn save(&self) {
+        let (Some(cache), Some(file)) = (&self.cache, &self.file) else { return };
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if built.saved == built.pipelines.len() {
+            return;
+        }
+        built.saved = built.pipelines.len();
+        if let Ok(data) = cache.get_data()
+            && data.len() > EMPTY
+        {
+            let _ = write(file, &data);
+        }
+    }
+}
+
+/// The user's folder for files that can be made again.
+pub(crate) fn user_cache_folder() -> Option<PathBuf> {
+    let folder = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let base = if cfg!(windows) {
+        folder("LOCALAPPDATA")
+    } else if cfg!(target_os = "macos") {
+        folder("HOME").map(|home| home.join("Library/Caches"))
+    } else {
+        folder("XDG_CACHE_HOME").or_else(|| folder("HOME").map(|home| home.join(".cache")))
+    };
+    base.filter(|b| b.is_absolute()).map(|b| b.join("fabric"))
+}
+
+/// One file for each device and driver.
+fn file_name(device: &Device) -> String {
+    let p = device.physical_device().properties();
+    let uuid: String = p.pipeline_cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
+    format!("vulkan-{:08x}-{:08x}-{:08x}-{uuid}.bin", p.vendor_id, p.device_id, p.driver_version)
+}
+
+/// FNV-1a: the file may have been cut off or changed, and drivers do not all check.
+fn check_sum(data: &[u8]) -> [u8; 8] {
+    let sum = data.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    sum.to_le_bytes()
+}
+
+fn read(file: &Path) -> Option<Vec<u8>> {
+    let bytes = std::fs::read(file).ok()?;
+    let (magic, rest) = bytes.split_at_checked(8)?;
+    let (sum, data) = rest.split_at_checked(8)?;
+    (magic == MAGIC && sum == check_sum(data)).then(|| data.to_vec())
+}
+
+fn write(file: &Path, data: &[u8]) -> std::io::Result<()> {
+    if let Some(folder) = file.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut out = gguf::AtomicFile::create(file)?;
+    out.write_all(MAGIC)?;
+    out.write_all(&check_sum(data))?;
+    out.write_all(data)?;
+    out.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_cache_is_not_read() {
+        let folder = std::env::temp_dir().join(format!("fabric-cache-{}", std::process::id()));
+        let file = folder.join("a.bin");
+        assert_eq!(read(&file), None);
+        write(&file, b"some bytes of a driver").unwrap();
+        assert_eq!(read(&file).as_deref(), Some(&b"some bytes of a driver"[..]));
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[20] ^= 1;
+        std::fs::write(&file, &bytes).unwrap();
+        assert_eq!(read(&file), None);
+        std::fs::write(&file, &bytes[..12]).unwrap();
+        assert_eq!(read(&file), None);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,113 @@
+//! The compiled shaders. `shaders/build.sh` makes them from the GLSL; a test fails where one is stale.
+
+macro_rules! shaders {
+    ($($variant:ident $name:literal $bindings:literal,)*) => {
+        /// A compute shader.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub(crate) enum Shader { $($variant,)* }
+
+        impl Shader {
+            /// All of them.
+            #[cfg(test)]
+            pub(crate) const ALL: &'static [Shader] = &[$(Shader::$variant,)*];
+
+            /// The name of its files.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Shader::$variant => $name,)* }
+            }
+
+            /// Storage buffers that it binds.
+            pub(crate) fn bindings(self) -> u32 {
+                match self { $(Shader::$variant => $bindings,)* }
+            }
+
+            /// Its SPIR-V.
+            fn bytes(self) -> &'static [u8] {
+                match self { $(Shader::$variant => include_bytes!(concat!("../shaders/spv/", $name, ".spv")),)* }
+            }
+        }
+    };
+}
+
+shaders! {
+    ActI8 "act_i8" 2,
+    ActQ8K "act_q8_k" 2,
+    ActQ8_0 "act_q8_0" 2,
+    Add "add" 3,
+    Cont "cont" 2,
+    Exact "exact" 2,
+    FlashAttnScores "flash_attn_scores" 5,
+    FlashAttnSum "flash_attn_sum" 3,
+    FlashAttnValues "flash_attn_values" 4,
+    GetRows "get_rows" 4,
+    Glu "glu" 3,
+    GluBack "glu_back" 4,
+    Mul "mul" 3,
+    MulMatFloat "mul_mat_float" 3,
+    MulMatQ4K "mul_mat_q4_k" 3,
+    MulMatQ6K "mul_mat_q6_k" 3,
+    MulMatQ8_0 "mul_mat_q8_0" 3,
+    MulMatTernary "mul_mat_ternary" 3,
+    MulMatTernaryScaled "mul_mat_ternary_scaled" 3,
+    OutProd "out_prod" 3,
+    RmsNorm "rms_norm" 3,
+    RmsNormBack "rms_norm_back" 4,
+    Rope "rope" 3,
+    Scale "scale" 2,
+    SetRows "set_rows" 4,
+    SoftMax "soft_max" 3,
+    SoftMaxBack "soft_max_back" 3,
+}
+
+impl Shader {
+    /// Its SPIR-V.
+    pub(crate) fn words(self) -> Vec<u32> {
+        self.bytes().chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+    use std::process::Command;
+
+    fn folder() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders"))
+    }
+
+    #[test]
+    fn every_shader_has_a_row() {
+        let mut sources: Vec<String> = std::fs::read_dir(folder())
+            .unwrap()
+            .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".comp")?.to_owned()))
+            .collect();
+        sources.sort();
+        let mut rows: Vec<&str> = Shader::ALL.iter().map(|s| s.name()).collect();
+        rows.sort();
+        assert_eq!(sources, rows);
+    }
+
+    /// Compiles the GLSL again, where glslc is installed, and compares. Compilers differ in their output from version to
+    /// version, so only the one that made the files can say that they are stale.
+    #[test]
+    fn compiled_shaders_are_fresh() {
+        let Ok(version) = Command::new("glslc").arg("--version").output() else {
+            eprintln!("glslc is not installed: whether the compiled shaders are fresh was not checked");
+            return;
+        };
+        let made_by = std::fs::read_to_string(folder().join("spv/VERSION")).unwrap();
+        if version.stdout != made_by.as_bytes() {
+            eprintln!("another glslc made the compiled shaders: whether they are fresh was not checked");
+            return;
+        }
+        let out = std::env::temp_dir().join(format!("fabric-shaders-{}", std::process::id()));
+        let built = Command::new(folder().join("build.sh")).arg(&out).output().unwrap();
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        for shader in Shader::ALL {
+            let fresh = std::fs::read(out.join(format!("{}.spv", shader.name()))).unwrap();
+            assert!(fresh == shader.bytes(), "{}.spv is stale: run vulkan/shaders/build.sh", shader.name());
+        }
+        std::fs::remove_dir_all(out).unwrap();
+    }
+}
