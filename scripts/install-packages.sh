@@ -2,9 +2,10 @@
 # Installs the system packages that the build needs, on Debian and Ubuntu. Rust itself comes from rustup.
 set -eu
 
-# gcc links Rust programs; g++, cmake and make build the sentencepiece library, which only tests use.
+# gcc links Rust programs; g++, cmake and make build the sentencepiece library, which only tests use. libvulkan1 and
+# mesa-vulkan-drivers are a Vulkan loader and a software device, for the tests of the Vulkan backend.
 missing=""
-for package in gcc libc6-dev g++ cmake make; do
+for package in gcc libc6-dev g++ cmake make libvulkan1 mesa-vulkan-drivers; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 [ -n "$missing" ] || exit 0

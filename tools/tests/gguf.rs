@@ -69,13 +69,13 @@ fn write_odd(dir: &Path) {
     let mut writer = Writer::new(odd_values()).unwrap();
     writer.add_tensor("a\u{7}.weight", GgmlType::F32, &[2]).unwrap();
     writer.add_tensor("b.weight", GgmlType::Q8_0, &[64, 3]).unwrap();
-    writer.add_tensor("c.weight", GgmlType::IQ4_NL, &[32]).unwrap();
+    writer.add_tensor("c.weight", GgmlType::IQ2_XXS, &[256]).unwrap();
     let mut out = writer.create(dir.join("odd.gguf")).unwrap();
     out.write_tensor("a\u{7}.weight", &[0; 8]).unwrap();
     let mut blocks = [0; 34 * 6];
     blocks[34 * 4..][..2].copy_from_slice(&0x7c00u16.to_le_bytes());
     out.write_tensor("b.weight", &blocks).unwrap();
-    out.write_tensor("c.weight", &[0; 18]).unwrap();
+    out.write_tensor("c.weight", &[0; 66]).unwrap();
     out.finish().unwrap();
 }
 

@@ -178,7 +178,7 @@ fn errors() {
         &["none.gguf", "Q8_0"],
         &["text.gguf", "Q8_0"],
         &["odd.gguf", "Q4_0"],
-        &["--allow-requantize", "--tensor-type", "attn_q=iq3_s", "odd.gguf", "Q4_K_M"],
+        &["--allow-requantize", "--tensor-type", "attn_v=iq3_s", "odd.gguf", "Q4_K_M"],
         &["--allow-requantize", "--tensor-type", "(", "odd.gguf", "Q8_0"],
         &["--allow-requantize", "--tensor-type", "(=q8_0", "odd.gguf", "Q8_0"],
         &[TINY, TINY, "Q8_0"],

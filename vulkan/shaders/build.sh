@@ -9,3 +9,7 @@ glslc --version >"$out/VERSION"
 for shader in *.comp; do
     glslc --target-env=vulkan1.1 -O0 -I include -o "$out/${shader%.comp}.spv" "$shader"
 done
+# Once more with the integer dot product, for devices that have it.
+for shader in mul_mat_q*.comp mul_mat_t*.comp; do
+    glslc --target-env=vulkan1.1 -O0 -I include -DINTEGER_DOT -o "$out/${shader%.comp}_dot.spv" "$shader"
+done

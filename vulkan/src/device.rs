@@ -1,7 +1,7 @@
 //! Devices: which there are, what they can do, and the one in use.
 
 use crate::VulkanOptions;
-use crate::error::VulkanError;
+use crate::error::{VulkanError, reason};
 use crate::pipelines::{Pipelines, user_cache_folder};
 use crate::spirv::FloatControls;
 use std::fmt;
@@ -12,7 +12,7 @@ use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
 use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
-use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, Queue, QueueCreateInfo, QueueFlags};
+use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
 use vulkano::memory::MemoryHeapFlags;
 use vulkano::memory::allocator::{
@@ -22,6 +22,8 @@ use vulkano::{Validated, Version, VulkanLibrary};
 
 /// The least that a binding must cover: a row of weights and a few records.
 pub(crate) const LEAST_BINDING: u64 = 4096;
+/// Storage buffers of the shader that has most.
+pub(crate) const MOST_BINDINGS: u32 = 7;
 /// Buffers are this much larger than asked for at most, so that whole words can be read at their end.
 pub(crate) const BUFFER_ALIGN: u64 = 16;
 
@@ -102,13 +104,15 @@ pub(crate) struct Limits {
     pub max_allocation: u64,
     /// Workgroups in x and y.
     pub max_groups: [u32; 2],
+    /// Kernels may use the integer dot product.
+    pub integer_dot: bool,
 }
 
 /// All physical devices, in the loader's order.
 pub(crate) fn enumerate() -> Result<Vec<Arc<PhysicalDevice>>, VulkanError> {
     let library = VulkanLibrary::new().map_err(|e| VulkanError::NoLoader(e.to_string()))?;
     let info = InstanceCreateInfo { flags: InstanceCreateFlags::ENUMERATE_PORTABILITY, ..Default::default() };
-    let instance = Instance::new(library, info).map_err(|e| VulkanError::NoDriver(first_line(&e.to_string())))?;
+    let instance = Instance::new(library, info).map_err(|e| VulkanError::NoDriver(first_line(&reason(&e))))?;
     let devices = instance.enumerate_physical_devices().map_err(|e| VulkanError::of("devices", e))?;
     Ok(devices.collect())
 }
@@ -199,13 +203,23 @@ impl Gpu {
         let family = families.iter().position(|q| q.queue_flags.intersects(QueueFlags::COMPUTE));
         let family =
             family.and_then(|f| u32::try_from(f).ok()).ok_or_else(|| unusable("it computes nothing".into()))?;
-        let limits = limits(&physical, options)?;
+        if p.max_per_stage_descriptor_storage_buffers < MOST_BINDINGS {
+            let has = p.max_per_stage_descriptor_storage_buffers;
+            return Err(unusable(format!("it binds {has} storage buffers at once, and {MOST_BINDINGS} are needed")));
+        }
+        let mut limits = limits(&physical, options)?;
         let float_controls = DeviceExtensions { khr_shader_float_controls: true, ..DeviceExtensions::empty() };
         let has_controls =
             physical.api_version() >= Version::V1_2 || physical.supported_extensions().contains(&float_controls);
+        let dot = DeviceFeatures { shader_integer_dot_product: true, ..DeviceFeatures::empty() };
+        let fast = p.integer_dot_product4x8_bit_packed_signed_accelerated == Some(true);
+        limits.integer_dot = options.integer_dot.unwrap_or(fast) && physical.supported_features().contains(&dot);
+        let mut wanted = float_controls;
+        wanted.khr_shader_integer_dot_product = limits.integer_dot;
         let info = DeviceCreateInfo {
+            enabled_features: if limits.integer_dot { dot } else { DeviceFeatures::empty() },
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
-            enabled_extensions: float_controls.intersection(physical.supported_extensions()),
+            enabled_extensions: wanted.intersection(physical.supported_extensions()),
             ..Default::default()
         };
         let (device, mut queues) =
@@ -270,7 +284,7 @@ impl Gpu {
             | Validated::Error(AllocateBufferError::AllocateMemory(MemoryAllocatorError::OutOfPoolMemory)) => {
                 out_of_memory()
             }
-            other => VulkanError::Driver { what: "allocating memory", code: other.to_string() },
+            other => VulkanError::Driver { what: "allocating memory", code: reason(&other) },
         })
     }
 
@@ -316,5 +330,5 @@ fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, 
         return Err(VulkanError::Binding { got: max_binding, least: LEAST_BINDING });
     }
     let [x, y, _] = p.max_compute_work_group_count;
-    Ok(Limits { max_binding, max_allocation: max_allocation(physical), max_groups: [x, y] })
+    Ok(Limits { max_binding, max_allocation: max_allocation(physical), max_groups: [x, y], integer_dot: false })
 }

@@ -1,6 +1,6 @@
 //! Which kernel runs an operation: the one `match`, without a fallback arm.
 
-use crate::kernels::{elementwise, flash_attn_ext, lookup, mul_mat, out_prod};
+use crate::kernels::{elementwise, flash_attn_ext, flash_attn_ext_back, lookup, mul_mat, out_prod, training};
 use crate::step::{Compiler, Phase, unsupported};
 use ggml_ops::{Op, OpError, TensorDesc};
 use gguf::GgmlType;
@@ -9,21 +9,21 @@ use gguf::GgmlType;
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Phase>, OpError> {
     match op {
         Op::Add(_) => elementwise::add(&c),
-        Op::Concat(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::Concat(_) => elementwise::concat(&c),
         Op::Cont(_) => elementwise::cont(&c),
-        Op::Cpy(_) => Err(c.unsupported(NO_KERNEL)),
-        Op::CrossEntropyLoss(_) => Err(c.unsupported(NO_KERNEL)),
-        Op::CrossEntropyLossBack(_) => Err(c.unsupported(NO_KERNEL)),
-        Op::Dropout(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::Cpy(_) => training::cpy(&c),
+        Op::CrossEntropyLoss(_) => training::cross_entropy_loss(c, false),
+        Op::CrossEntropyLossBack(_) => training::cross_entropy_loss(c, true),
+        Op::Dropout(op) => training::dropout(&c, op),
         Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
-        Op::FlashAttnExtBack(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::FlashAttnExtBack(op) => flash_attn_ext_back::flash_attn_ext_back(c, op.scale),
         Op::GetRows(_) => lookup::get_rows(c),
-        Op::GetRowsBack(_) => Err(c.unsupported(NO_KERNEL)),
+        Op::GetRowsBack(_) => training::get_rows_back(c),
         Op::Glu(op) => elementwise::glu(&c, op.kind),
         Op::GluBack(op) => elementwise::glu_back(&c, op.kind),
         Op::Mul(_) => elementwise::mul(&c),
         Op::MulMat(op) => mul_mat::mul_mat(c, op),
-        Op::OutProd(_) => out_prod::out_prod(c),
+        Op::OutProd(op) => out_prod::out_prod(c, op),
         Op::RmsNorm(op) => elementwise::rms_norm(&c, op.eps),
         Op::RmsNormBack(op) => elementwise::rms_norm_back(&c, op.eps),
         Op::Rope(op) => elementwise::rope(&c, op),
@@ -34,25 +34,22 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Phase>, OpError> {
     }
 }
 
-/// What operations without a kernel say.
-const NO_KERNEL: &str = "it has no shader yet";
-
 /// Whether the operation has a kernel for operands of these types.
 pub(crate) fn supports(op: &Op, src: &[TensorDesc]) -> Result<(), OpError> {
     match op {
         Op::MulMat(op) => mul_mat::kernel(op, &src[0]).map(drop),
         Op::GetRows(_) => dequantized(op.name(), &src[0]),
         Op::OutProd(_) => dequantized(op.name(), &src[0]),
-        Op::Concat(_)
+        Op::Add(_)
+        | Op::Concat(_)
+        | Op::Cont(_)
         | Op::Cpy(_)
         | Op::CrossEntropyLoss(_)
         | Op::CrossEntropyLossBack(_)
         | Op::Dropout(_)
-        | Op::FlashAttnExtBack(_)
-        | Op::GetRowsBack(_) => Err(unsupported(op.name(), NO_KERNEL)),
-        Op::Add(_)
-        | Op::Cont(_)
         | Op::FlashAttnExt(_)
+        | Op::FlashAttnExtBack(_)
+        | Op::GetRowsBack(_)
         | Op::Glu(_)
         | Op::GluBack(_)
         | Op::Mul(_)

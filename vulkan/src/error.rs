@@ -62,6 +62,14 @@ impl VulkanError {
     }
 }
 
+/// What a failed call says of itself: the message of `Validated` says only that there is one.
+pub(crate) fn reason<E: std::fmt::Display>(error: &Validated<E>) -> String {
+    match error {
+        Validated::Error(e) => e.to_string(),
+        Validated::ValidationError(e) => e.to_string(),
+    }
+}
+
 impl From<VulkanError> for OpError {
     fn from(e: VulkanError) -> OpError {
         OpError::Backend { backend: "vulkan", what: e.to_string() }

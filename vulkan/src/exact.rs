@@ -12,7 +12,7 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::Pipeline;
 
 /// What shaders/exact.comp computes of each pair of values.
-const RESULTS: [&str; 10] = [
+const RESULTS: [&str; 11] = [
     "sums",
     "differences",
     "products",
@@ -23,6 +23,7 @@ const RESULTS: [&str; 10] = [
     "rounding to f16",
     "f16 in f32",
     "integers in f32",
+    "logarithms",
 ];
 
 /// Values at the edges: subnormal numbers, ties, overflow, zeros of both signs.
@@ -79,7 +80,7 @@ pub(crate) fn values(n: usize, seed: u64) -> Vec<[f32; 2]> {
 }
 
 /// What the device must give.
-fn expected([a, b]: [f32; 2]) -> [u32; 10] {
+fn expected([a, b]: [f32; 2]) -> [u32; 11] {
     let half = |v: f32| u32::from(quants::f32_to_f16(v));
     [
         (a + b).to_bits(),
@@ -92,6 +93,7 @@ fn expected([a, b]: [f32; 2]) -> [u32; 10] {
         half(a),
         quants::f16_to_f32((b.to_bits() & 0xffff) as u16).to_bits(),
         (b.to_bits().cast_signed() as f32).to_bits(),
+        numerics::log(a).to_bits(),
     ]
 }
 

@@ -45,6 +45,8 @@ pub struct VulkanOptions {
     pub device: Option<DeviceChoice>,
     /// Bytes that one binding covers, at most; `None`: as many as the driver says.
     pub max_binding: Option<u64>,
+    /// Use the integer dot product where the device has it; `None`: where it has it in hardware. Does not change results.
+    pub integer_dot: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
     /// How long one run may take.
@@ -56,7 +58,14 @@ pub struct VulkanOptions {
 impl Default for VulkanOptions {
     fn default() -> Self {
         let timeout = Duration::from_secs(120);
-        VulkanOptions { device: None, max_binding: None, profile: false, timeout, cache_folder: None }
+        VulkanOptions {
+            device: None,
+            max_binding: None,
+            integer_dot: None,
+            profile: false,
+            timeout,
+            cache_folder: None,
+        }
     }
 }
 
@@ -98,8 +107,8 @@ impl VulkanBackend {
         let exact = exact::check(&gpu, CHECKED, 1)?;
         let period = f64::from(gpu.physical.properties().timestamp_period);
         let family = &gpu.physical.queue_family_properties()[gpu.queue.queue_family_index() as usize];
-        let profile = options.profile && family.timestamp_valid_bits.is_some_and(|bits| bits > 0);
-        let profile = profile.then(|| Arc::new(Mutex::new(Profile::new(period))));
+        let bits = family.timestamp_valid_bits.filter(|&bits| bits > 0 && options.profile);
+        let profile = bits.map(|bits| Arc::new(Mutex::new(Profile::new(period, bits))));
         Ok(VulkanBackend { gpu, exact, profile })
     }
 

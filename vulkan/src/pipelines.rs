@@ -1,6 +1,6 @@
 //! Compute pipelines, built when first needed, and their cache on disk.
 
-use crate::error::VulkanError;
+use crate::error::{VulkanError, reason};
 use crate::shaders::Shader;
 use crate::spirv::{self, FloatControls};
 use std::collections::BTreeMap;
@@ -106,14 +106,14 @@ impl Pipelines {
         let words = spirv::exact(&shader.words(), self.controls);
         // SAFETY: the words are glslc's output, with decorations and modes added by `spirv`, which its tests check.
         let module = unsafe { ShaderModule::new(self.device.clone(), ShaderModuleCreateInfo::new(&words)) };
-        let module = module.map_err(|e| fail(e.to_string()))?;
+        let module = module.map_err(|e| fail(reason(&e)))?;
         let known = module.specialization_constants().keys().copied().collect::<Vec<_>>();
         let constants = (0..).zip(constants).filter(|(id, _)| known.contains(id));
         let constants = constants.map(|(id, v)| (id, SpecializationConstant::U32(v))).collect();
         let module = module.specialize(constants).map_err(|e| fail(e.to_string()))?;
         let entry = module.entry_point("main").ok_or_else(|| fail("it has no main".into()))?;
         let info = ComputePipelineCreateInfo::stage_layout(PipelineShaderStageCreateInfo::new(entry), layout);
-        ComputePipeline::new(self.device.clone(), self.cache.clone(), info).map_err(|e| fail(e.to_string()))
+        ComputePipeline::new(self.device.clone(), self.cache.clone(), info).map_err(|e| fail(reason(&e)))
     }
 
     /// Writes the cache to disk if pipelines were built since. A disk that refuses costs time at the next start only.

@@ -9,15 +9,19 @@ use std::time::Duration;
 pub struct Profile {
     /// Nanoseconds of a tick of the device's clock.
     period: f64,
+    /// The bits of the clock that count.
+    mask: u64,
     ops: HashMap<&'static str, (u64, u64)>,
 }
 
 impl Profile {
-    pub(crate) fn new(period: f64) -> Profile {
-        Profile { period, ops: HashMap::new() }
+    pub(crate) fn new(period: f64, bits: u32) -> Profile {
+        Profile { period, mask: u64::MAX >> (64 - bits.clamp(1, 64)), ops: HashMap::new() }
     }
 
-    pub(crate) fn add(&mut self, op: &'static str, ticks: u64) {
+    /// From one reading of the clock to the next, between which it may have started from 0 again.
+    pub(crate) fn add(&mut self, op: &'static str, from: u64, to: u64) {
+        let ticks = to.wrapping_sub(from) & self.mask;
         let (count, sum) = self.ops.entry(op).or_default();
         *count += 1;
         *sum = sum.saturating_add(ticks);
@@ -53,10 +57,10 @@ mod tests {
 
     #[test]
     fn the_slowest_comes_first() {
-        let mut p = Profile::new(2.0);
-        p.add("add", 500);
-        p.add("mul_mat", 2_000_000);
-        p.add("add", 1000);
+        let mut p = Profile::new(2.0, 36);
+        p.add("add", 100, 600);
+        p.add("mul_mat", (1 << 36) - 1, 1_999_999);
+        p.add("add", 7, 1007);
         assert_eq!(p.rows(), [("mul_mat", 1, Duration::from_millis(4)), ("add", 2, Duration::from_micros(3))]);
         let text = p.to_string();
         let lines: Vec<&str> = text.lines().collect();

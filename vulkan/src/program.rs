@@ -97,7 +97,7 @@ impl VulkanProgram {
         self.recorded.timestamps(&mut self.ticks)?;
         let mut profile = profile.lock().unwrap_or_else(PoisonError::into_inner);
         for (op, pair) in self.timed.iter().zip(self.ticks.windows(2)) {
-            profile.add(op, pair[1].wrapping_sub(pair[0]));
+            profile.add(op, pair[0], pair[1]);
         }
         Ok(())
     }

@@ -1,5 +1,19 @@
 //! The compiled shaders. `shaders/build.sh` makes them from the GLSL; a test fails where one is stale.
 
+#[cfg(not(feature = "compile-shaders"))]
+macro_rules! compiled {
+    ($name:literal) => {
+        include_bytes!(concat!("../shaders/spv/", $name, ".spv"))
+    };
+}
+
+#[cfg(feature = "compile-shaders")]
+macro_rules! compiled {
+    ($name:literal) => {
+        include_bytes!(concat!(env!("OUT_DIR"), "/spv/", $name, ".spv"))
+    };
+}
+
 macro_rules! shaders {
     ($($variant:ident $name:literal $bindings:literal,)*) => {
         /// A compute shader.
@@ -23,33 +37,47 @@ macro_rules! shaders {
 
             /// Its SPIR-V.
             fn bytes(self) -> &'static [u8] {
-                match self { $(Shader::$variant => include_bytes!(concat!("../shaders/spv/", $name, ".spv")),)* }
+                match self { $(Shader::$variant => compiled!($name),)* }
             }
         }
     };
 }
 
 shaders! {
+    ActI16 "act_i16" 2,
     ActI8 "act_i8" 2,
     ActQ8K "act_q8_k" 2,
     ActQ8_0 "act_q8_0" 2,
     Add "add" 3,
     Cont "cont" 2,
+    Cpy "cpy" 2,
+    CrossEntropyLoss "cross_entropy_loss" 6,
+    Dropout "dropout" 3,
     Exact "exact" 2,
+    FlashAttnBackCache "flash_attn_back_cache" 6,
+    FlashAttnBackScores "flash_attn_back_scores" 7,
+    FlashAttnBackWeights "flash_attn_back_weights" 4,
     FlashAttnScores "flash_attn_scores" 5,
     FlashAttnSum "flash_attn_sum" 3,
     FlashAttnValues "flash_attn_values" 4,
     GetRows "get_rows" 4,
+    GetRowsBack "get_rows_back" 4,
     Glu "glu" 3,
     GluBack "glu_back" 4,
     Mul "mul" 3,
     MulMatFloat "mul_mat_float" 3,
     MulMatQ4K "mul_mat_q4_k" 3,
+    MulMatQ4KDot "mul_mat_q4_k_dot" 3,
     MulMatQ6K "mul_mat_q6_k" 3,
+    MulMatQ6KDot "mul_mat_q6_k_dot" 3,
     MulMatQ8_0 "mul_mat_q8_0" 3,
+    MulMatQ8_0Dot "mul_mat_q8_0_dot" 3,
     MulMatTernary "mul_mat_ternary" 3,
+    MulMatTernaryDot "mul_mat_ternary_dot" 3,
     MulMatTernaryScaled "mul_mat_ternary_scaled" 3,
+    MulMatTernaryScaledDot "mul_mat_ternary_scaled_dot" 3,
     OutProd "out_prod" 3,
+    OutProdTernary "out_prod_ternary" 3,
     RmsNorm "rms_norm" 3,
     RmsNormBack "rms_norm_back" 4,
     Rope "rope" 3,
@@ -60,6 +88,18 @@ shaders! {
 }
 
 impl Shader {
+    /// The same kernel with the integer dot product, if there is one.
+    pub(crate) fn with_integer_dot(self) -> Shader {
+        match self {
+            Shader::MulMatQ4K => Shader::MulMatQ4KDot,
+            Shader::MulMatQ6K => Shader::MulMatQ6KDot,
+            Shader::MulMatQ8_0 => Shader::MulMatQ8_0Dot,
+            Shader::MulMatTernary => Shader::MulMatTernaryDot,
+            Shader::MulMatTernaryScaled => Shader::MulMatTernaryScaledDot,
+            other => other,
+        }
+    }
+
     /// Its SPIR-V.
     pub(crate) fn words(self) -> Vec<u32> {
         self.bytes().chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
@@ -82,10 +122,13 @@ mod tests {
             .unwrap()
             .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".comp")?.to_owned()))
             .collect();
+        let dots = Shader::ALL.iter().filter(|s| s.with_integer_dot() != **s);
+        sources.extend(dots.map(|s| format!("{}_dot", s.name())));
         sources.sort();
         let mut rows: Vec<&str> = Shader::ALL.iter().map(|s| s.name()).collect();
         rows.sort();
         assert_eq!(sources, rows);
+        assert_eq!(Shader::ALL.iter().map(|s| s.bindings()).max(), Some(crate::device::MOST_BINDINGS));
     }
 
     /// Compiles the GLSL again, where glslc is installed, and compares. Compilers differ in their output from version to

@@ -165,8 +165,8 @@ impl<W: Float> Kernel for Gemm<W> {
     }
 }
 
-/// Widens a row to row `to` of a panel of `rows`. A panel is stored block by block, each row by row, in the order in which
-/// it is read.
+/// Widens a row to row `to` of a panel of `rows`. A panel is stored block by block, each row by row, in the order in
+/// which it is read.
 #[inline(always)]
 unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize, ahead: &mut Ahead) {
     let (k, padded) = (job.k, job.k.next_multiple_of(16));
@@ -228,6 +228,7 @@ unsafe fn tokens<S: Simd, const T: usize>(job: &Job, r0: usize, rows: usize, t: 
 }
 
 /// Adds `len` products to each output of R rows and T tokens; returns R.
+#[expect(clippy::needless_range_loop, reason = "t also counts the tokens")]
 #[inline(always)]
 unsafe fn tile<S: Simd, const R: usize, const T: usize>(
     len: usize,
@@ -243,16 +244,14 @@ unsafe fn tile<S: Simd, const R: usize, const T: usize>(
             let lanes = lanes.cast::<f32>().add(part);
             let mut acc = [[S::zero_r(); T]; R];
             if !first {
-                for r in 0..R {
-                    for t in 0..T {
-                        acc[r][t] = S::load_r(lanes.add((r * T + t) * 16));
-                    }
+                for (i, acc) in acc.as_flattened_mut().iter_mut().enumerate() {
+                    *acc = S::load_r(lanes.add(16 * i));
                 }
             }
             for at in (part..len).step_by(16) {
                 let mut ws = [S::zero_r(); R];
-                for r in 0..R {
-                    ws[r] = S::load_r(w.add(r * len + at));
+                for (r, ws) in ws.iter_mut().enumerate() {
+                    *ws = S::load_r(w.add(r * len + at));
                 }
                 for t in 0..T {
                     let x = S::load_r(x.add(t * x_stride + at));
@@ -261,10 +260,8 @@ unsafe fn tile<S: Simd, const R: usize, const T: usize>(
                     }
                 }
             }
-            for r in 0..R {
-                for t in 0..T {
-                    S::store_r(lanes.add((r * T + t) * 16), acc[r][t]);
-                }
+            for (i, &acc) in acc.as_flattened().iter().enumerate() {
+                S::store_r(lanes.add(16 * i), acc);
             }
         }
     }

@@ -1,16 +1,18 @@
 //! Q4_1, Q5_0, Q5_1, IQ4_NL, MXFP4 and IQ4_XS: as in `q8_0.rs`, two blocks (or sub-blocks) of 32 at a time, a lane for
 //! each four products.
 
+use std::arch::x86_64::{__m256i, _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8};
 use std::marker::PhantomData;
 
 use ggml_ops::quants::{KVALUES_IQ4_NL, KVALUES_MXFP4, e8m0_to_f32_half};
+use gguf::GgmlType;
 
 use super::act::Q8Pair;
 use super::fetch::Ahead;
 use super::panel::{MAX_TILE, Panels, Rows};
 use super::unpack::{Halves, fifth_bits, lookup, nibbles, splat_2f};
 use super::vector::{self, Kernel, Simd};
-use super::{Job, QK, QK_K};
+use super::{Job, QK};
 
 /// A pair: 64 int8 weights in the form for [`Simd::dot4`], and what they are scaled by.
 pub(super) struct Unpacked<S: Simd> {
@@ -19,6 +21,15 @@ pub(super) struct Unpacked<S: Simd> {
     /// -1/128 of the minima: activations come with -128 times their sums.
     m: S::F,
 }
+
+impl<S: Simd> Clone for Unpacked<S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+// Derived, it would ask for levels that are Copy.
+impl<S: Simd> Copy for Unpacked<S> {}
 
 /// How a type stores pairs.
 pub(super) trait PairType {
@@ -45,7 +56,7 @@ pub(super) trait Block32 {
     ///
     /// # Safety
     /// The CPU has AVX2; `p` is a block.
-    unsafe fn weights(p: *const u8) -> std::arch::x86_64::__m256i;
+    unsafe fn weights(p: *const u8) -> __m256i;
 
     /// The scales of a pair.
     ///
@@ -63,8 +74,9 @@ pub(super) trait Block32 {
 unsafe fn halves_at<S: Simd>(lo: *const u8, hi: Option<*const u8>) -> S::F {
     // SAFETY: the caller has two bytes at both.
     unsafe {
-        let bits = |p: *const u8| p.cast::<u16>().read_unaligned();
-        S::splat_2xf16(bits(lo), hi.map_or(0, |hi| bits(hi)))
+        let first = lo.cast::<u16>().read_unaligned();
+        let second = if let Some(hi) = hi { hi.cast::<u16>().read_unaligned() } else { 0 };
+        S::splat_2xf16(first, second)
     }
 }
 
@@ -80,10 +92,11 @@ impl<W: Block32> PairType for W {
     unsafe fn unpack<S: Simd>(at: *const u8, _p: usize, whole: bool) -> Unpacked<S> {
         // SAFETY: the caller has one block, or two if `whole`.
         unsafe {
-            let hi = whole.then(|| at.add(W::SIZE));
-            let w = Halves(W::weights(at), W::weights(hi.unwrap_or(at)));
+            let second = at.add(W::SIZE);
+            let hi = if whole { Some(second) } else { None };
+            let w = Halves(W::weights(at), W::weights(if whole { second } else { at }));
             let m = if W::MINS {
-                let m = halves_at::<S>(at.add(2), hi.map(|hi| hi.add(2)));
+                let m = halves_at::<S>(at.add(2), if whole { Some(second.add(2)) } else { None });
                 S::mul_f(m, S::splat_f(-1.0 / 128.0))
             } else {
                 S::zero_f()
@@ -99,8 +112,6 @@ pub(super) struct Q5_1;
 pub(super) struct Iq4Nl;
 pub(super) struct Mxfp4;
 pub(super) struct Iq4Xs;
-
-use std::arch::x86_64::{__m256i, _mm256_or_si256, _mm256_set1_epi8, _mm256_sub_epi8};
 
 /// Codes of Q5_0 and Q5_1.
 #[inline(always)]
@@ -166,7 +177,10 @@ impl Block32 for Mxfp4 {
     #[inline(always)]
     unsafe fn scales<S: Simd>(lo: *const u8, hi: Option<*const u8>) -> S::F {
         // SAFETY: blocks begin with their exponent.
-        unsafe { splat_2f::<S>(e8m0_to_f32_half(*lo), hi.map_or(0.0, |hi| e8m0_to_f32_half(*hi))) }
+        unsafe {
+            let second = if let Some(hi) = hi { e8m0_to_f32_half(*hi) } else { 0.0 };
+            splat_2f::<S>(e8m0_to_f32_half(*lo), second)
+        }
     }
 }
 
@@ -175,7 +189,7 @@ impl PairType for Iq4Xs {
 
     #[inline(always)]
     fn at(row: *const u8, p: usize) -> *const u8 {
-        row.wrapping_add(p / 4 * 136)
+        row.wrapping_add(p / 4 * GgmlType::IQ4_XS.type_size())
     }
 
     #[inline(always)]
@@ -188,9 +202,10 @@ impl PairType for Iq4Xs {
             let low = u32::from(*at.add(4 + c));
             let first = ((low & 15) | (high & 3) << 4) as i32 - 32;
             let second = (low >> 4 | (high >> 2 & 3) << 4) as i32 - 32;
-            let half = |i: usize| lookup(&KVALUES_IQ4_NL, nibbles(at.add(8 + 32 * c + 16 * i)));
+            let codes = at.add(8 + 32 * c);
+            let w = Halves(lookup(&KVALUES_IQ4_NL, nibbles(codes)), lookup(&KVALUES_IQ4_NL, nibbles(codes.add(16))));
             Unpacked {
-                w: S::dot4_weights(Halves(half(0), half(1)).join::<S>()),
+                w: S::dot4_weights(w.join::<S>()),
                 d: splat_2f::<S>(d * first as f32, d * second as f32),
                 m: S::zero_f(),
             }
@@ -320,11 +335,16 @@ impl<W: PairType> Rows for Pairs<W> {
         unsafe {
             let mut lanes = [[S::zero_f(); MAX_TILE]; R];
             for p in 0..k.div_ceil(64) {
-                let ws: [Unpacked<S>; R] = w.map(|w| {
-                    let at = w.add(unpacked_pair(W::MINS) * p);
-                    let m = if W::MINS { S::load_f(at.add(128).cast()) } else { S::zero_f() };
-                    Unpacked { w: S::load(at), d: S::load_f(at.add(64).cast()), m }
-                });
+                // A loop: closures are not compiled for the level.
+                let mut ws = [Unpacked { w: S::zero(), d: S::zero_f(), m: S::zero_f() }; R];
+                for r in 0..R {
+                    let at = w[r].add(unpacked_pair(W::MINS) * p);
+                    ws[r].w = S::load(at);
+                    ws[r].d = S::load_f(at.add(64).cast());
+                    if W::MINS {
+                        ws[r].m = S::load_f(at.add(128).cast());
+                    }
+                }
                 for t in 0..T {
                     let x = load_x::<S>(x[t], p);
                     for r in 0..R {
@@ -336,5 +356,3 @@ impl<W: PairType> Rows for Pairs<W> {
         }
     }
 }
-
-const _: () = assert!(QK_K.is_multiple_of(2 * QK));

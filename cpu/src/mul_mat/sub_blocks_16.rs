@@ -98,13 +98,18 @@ impl SubBlocks16 for Q3K {
                 let high = (pair & TWO) | (pair >> 2 & TWO) << 32;
                 S::widen_u8x8((low >> (4 * h) & LOW) | high << 4, out.scales.each.as_mut_ptr().add(8 * h));
             }
-            out.scales.each = out.scales.each.map(|s| s - 32);
+            for scale in &mut out.scales.each {
+                *scale -= 32;
+            }
             let hmask = _mm256_loadu_si256(p.cast());
             for c in 0..4 {
                 // Times 8, for the minus 4 to be the minus 32 of Q6_K. A shift by 3 stays within the byte.
                 let (low, high) = (crumbs(p.add(32), c), bit_planes(hmask, c, 32));
-                let codes = |low, high| _mm256_or_si256(_mm256_slli_epi16::<3>(low), high);
-                out.codes[c] = Halves(codes(low.0, high.0), codes(low.1, high.1)).join::<S>();
+                let codes = Halves(
+                    _mm256_or_si256(_mm256_slli_epi16::<3>(low.0), high.0),
+                    _mm256_or_si256(_mm256_slli_epi16::<3>(low.1), high.1),
+                );
+                out.codes[c] = codes.join::<S>();
             }
             out
         }
@@ -277,7 +282,10 @@ impl<W: SubBlocks16> Rows for SuperBlocks<W> {
                     // In a loop of its own: both sets of sums would not fit the registers.
                     let mut acc = [[S::zero(); T]; R];
                     for c in 0..4 {
-                        let by: [S::B; R] = scales.map(|s| S::splat_4x16(s.mins.as_ptr().add(4 * c)));
+                        let mut by = [S::zero(); R];
+                        for r in 0..R {
+                            by[r] = S::splat_4x16(scales[r].mins.as_ptr().add(4 * c));
+                        }
                         for t in 0..T {
                             let (_, sums) = load_q::<S>(x[t], c);
                             for r in 0..R {

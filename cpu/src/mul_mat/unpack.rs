@@ -85,12 +85,12 @@ pub(super) unsafe fn fifth_bits(bits: u32) -> __m256i {
 pub(super) unsafe fn bit_planes(v: __m256i, c: usize, value: i8) -> Halves {
     // SAFETY: the caller promises AVX2.
     unsafe {
-        let plane = |bit: u8| {
-            let bit = _mm256_set1_epi8(bit as i8);
-            let set = _mm256_cmpeq_epi8(_mm256_and_si256(v, bit), bit);
-            _mm256_and_si256(set, _mm256_set1_epi8(value))
-        };
-        Halves(plane(1 << (2 * c)), plane(2 << (2 * c)))
+        let value = _mm256_set1_epi8(value);
+        let (first, second) = (_mm256_set1_epi8(1 << (2 * c)), _mm256_set1_epi8((2u8 << (2 * c)) as i8));
+        Halves(
+            _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, first), first), value),
+            _mm256_and_si256(_mm256_cmpeq_epi8(_mm256_and_si256(v, second), second), value),
+        )
     }
 }
 

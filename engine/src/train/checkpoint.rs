@@ -125,10 +125,8 @@ pub fn latest(root: &Path) -> Result<Option<PathBuf>, Error> {
 pub fn load(dir: &Path) -> Result<Checkpoint, Error> {
     let file = dir.join("optimizer.gguf");
     let bad = |what: String| Error::Checkpoint { path: file.clone(), what };
-    let optimizer = Gguf::open(&file).map_err(|e| bad(e.to_string()))?;
-    let adapter_file = dir.join("model.gguf");
-    let adapter =
-        Gguf::read(&adapter_file).map_err(|e| Error::Checkpoint { path: adapter_file.clone(), what: e.to_string() })?;
+    let optimizer = Gguf::open(&file)?;
+    let adapter = Gguf::read(dir.join("model.gguf"))?;
     let (progress, settings) = read_progress(optimizer.metadata()).map_err(|e| bad(e.to_string()))?;
     let mut moments: HashMap<String, [Vec<f32>; 2]> = HashMap::new();
     for t in optimizer.tensors() {

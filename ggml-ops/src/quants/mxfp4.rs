@@ -23,6 +23,7 @@ pub struct BlockMxfp4 {
 const _: () = assert!(size_of::<BlockMxfp4>() == GgmlType::MXFP4.type_size());
 
 /// Half of 2^(e - 127). 255, which the format keeps for NaN, is 2^127 as in ggml.
+#[inline]
 pub fn e8m0_to_f32_half(e: u8) -> f32 {
     let e = u32::from(e);
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (e - 1) << 23 })

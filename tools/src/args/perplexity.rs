@@ -1,6 +1,7 @@
 //! The command line of `fabric-perplexity`, which is llama-perplexity's.
 
 use super::absent::{Absent, MAIN, Policy, Takes};
+use super::adapter::AdapterArgs;
 use super::device::DeviceArgs;
 use super::logging::LoggingArgs;
 use super::model::ModelArgs;
@@ -22,6 +23,9 @@ pub struct PerplexityArgs {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub model: ModelArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub adapter: AdapterArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub measure: MeasureArgs,

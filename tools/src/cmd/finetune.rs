@@ -157,6 +157,10 @@ impl<'a> Finetune<'a> {
         let save_every = u64::try_from(self.args.checkpoint.checkpoint_save_steps).unwrap_or(0);
         let eval_every = self.args.report.eval_steps;
         let _busy = interrupt::busy();
+        if self.trainer.progress().iteration == 0 && !self.data.val.is_empty() {
+            let loss = self.trainer.validate(&self.data.val)?;
+            report.validation(0, loss)?;
+        }
         loop {
             if stop.load(Ordering::Relaxed) || interrupt::requested() {
                 self.save(report, true)?;

@@ -8,10 +8,11 @@ mod stats;
 use crate::args::perplexity::{ABSENT, MeasureArgs, PerplexityArgs};
 use crate::args::{self, Parsed};
 use crate::log::Log;
-use crate::{Error, interrupt, load, prompt};
+use crate::{Error, adapters, interrupt, load, prompt};
 use base_file::{BaseWriter, Header};
 use chunks::Runner;
 use fabric_engine::Model;
+use fabric_engine::adapter::LoadedAdapter;
 use fabric_engine::vocab::Vocab;
 use stats::{LogProbs, Nll, fixed};
 use std::ffi::OsString;
@@ -44,8 +45,14 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What is measured.
+struct Subject {
+    model: Arc<Model>,
+    adapters: Vec<Arc<LoadedAdapter>>,
+}
+
 fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
-    let PerplexityArgs { model, measure, device, logging: _ } = args;
+    let PerplexityArgs { model, adapter, measure, device, logging: _ } = args;
     if device.list_devices {
         return super::main::list_devices();
     }
@@ -62,16 +69,18 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
     }
     interrupt::listen();
     let model = load::load(model, device, log)?;
-    let vocab = model.vocab().ok_or(Error::NoVocab)?;
+    let adapters = adapters::load(adapter, &model, log)?;
+    let subject = Subject { model, adapters };
+    let vocab = subject.model.vocab().ok_or(Error::NoVocab)?;
     let _busy = interrupt::busy();
     match kl_divergence_base {
-        Some(path) if *kl_divergence => kl::compare(measure, path, &model, log),
+        Some(path) if *kl_divergence => kl::compare(measure, path, &subject, log),
         _ => {
             let tokens = tokens(measure, vocab, log)?;
             if *ppl_stride > 0 {
-                strided(measure, &tokens, &model, log)
+                strided(measure, &tokens, &subject, log)
             } else {
-                perplexity(measure, &tokens, &model, log)
+                perplexity(measure, &tokens, &subject, log)
             }
         }
     }?;
@@ -117,11 +126,11 @@ fn print(text: impl std::fmt::Display) -> Result<(), Error> {
 }
 
 /// Perplexity over chunks that do not overlap.
-fn perplexity(args: &MeasureArgs, tokens: &[u32], model: &Arc<Model>, log: &Log) -> Result<(), Error> {
+fn perplexity(args: &MeasureArgs, tokens: &[u32], subject: &Subject, log: &Log) -> Result<(), Error> {
     let n_ctx = args.ctx_size as usize;
     let n_chunk = n_chunks(args, tokens.len() / n_ctx);
     let n_seq = (args.batch_size as usize / n_ctx).clamp(1, n_chunk.max(1));
-    let mut runner = Runner::new(model, args, n_ctx, n_seq, log)?;
+    let mut runner = Runner::new(subject, args, n_ctx, n_seq, log)?;
     log.info(format_args!(
         "perplexity: calculating perplexity over {n_chunk} chunks, n_ctx={n_ctx}, batch_size={}, n_seq={n_seq}",
         args.batch_size
@@ -129,7 +138,7 @@ fn perplexity(args: &MeasureArgs, tokens: &[u32], model: &Arc<Model>, log: &Log)
     let mut base = match &args.kl_divergence_base {
         Some(path) => {
             log.info(format_args!("perplexity: saving all logits to {}", path.display()));
-            let n_vocab = model.hparams().n_vocab;
+            let n_vocab = subject.model.hparams().n_vocab;
             Some(BaseWriter::create(path, Header { n_ctx, n_vocab, n_chunk }, &tokens[..n_chunk * n_ctx])?)
         }
         None => None,
@@ -178,7 +187,7 @@ fn perplexity(args: &MeasureArgs, tokens: &[u32], model: &Arc<Model>, log: &Log)
 }
 
 /// Perplexity over chunks that overlap: each token is predicted from a long past.
-fn strided(args: &MeasureArgs, tokens: &[u32], model: &Arc<Model>, log: &Log) -> Result<(), Error> {
+fn strided(args: &MeasureArgs, tokens: &[u32], subject: &Subject, log: &Log) -> Result<(), Error> {
     let stride = args.ppl_stride as usize;
     let n_ctx = args.ctx_size as usize + stride / 2;
     log.info(format_args!(
@@ -192,7 +201,7 @@ fn strided(args: &MeasureArgs, tokens: &[u32], model: &Arc<Model>, log: &Log) ->
         return Err(Error::TextTooShort { n_tokens: tokens.len(), n_ctx });
     }
     let n_chunk = n_chunks(args, (tokens.len() - n_ctx).div_ceil(stride));
-    let mut runner = Runner::new(model, args, n_ctx, 1, log)?;
+    let mut runner = Runner::new(subject, args, n_ctx, 1, log)?;
     log.info(format_args!("perplexity_v2: have {} tokens. Calculation chunk = {n_ctx}", tokens.len()));
     log.info(format_args!(
         "perplexity_v2: calculating perplexity over {n_chunk} chunks, batch_size={}",

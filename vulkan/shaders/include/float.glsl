@@ -115,6 +115,29 @@ float exponential(float x) {
     return p * uintBitsToFloat(uint(int(k) + 127) << 23);
 }
 
+float logarithm(float x) {
+    uint u = floatBitsToUint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u || u == 0x7f800000u) return x;
+    if (u < 0x00800000u || u >= 0x80000000u) return NEGATIVE_INFINITY;
+    uint b = u - 0x3f3504f3u;
+    float k = float(int(b) >> 23);
+    float r = uintBitsToFloat((b & 0x7fffffu) + 0x3f3504f3u) - 1.0;
+    float z = r * r;
+    float p = 7.0376836292e-2;
+    p = p * r - 1.1514610310e-1;
+    p = p * r + 1.1676998740e-1;
+    p = p * r - 1.2420140846e-1;
+    p = p * r + 1.4249322787e-1;
+    p = p * r - 1.6668057665e-1;
+    p = p * r + 2.0000714765e-1;
+    p = p * r - 2.4999993993e-1;
+    p = p * r + 3.3333331174e-1;
+    p = (p * r) * z;
+    p = p + k * -2.12194440e-4;
+    p = p - 0.5 * z;
+    return (r + p) + k * 0.693359375;
+}
+
 // f16 bits to f32, exactly. In integers: a device may flush subnormal f16.
 float half_to_float(uint h) {
     uint s = (h & 0x8000u) << 16, e = (h >> 10) & 31u, m = h & 0x3ffu;

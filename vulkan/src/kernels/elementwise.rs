@@ -69,7 +69,7 @@ fn steps(
         .map(|(t, follows)| t.operand(follows, if whole_rows { t.ne(0).max(1) * 4 } else { 4 }))
         .collect();
     let mut out = Vec::new();
-    for tile in c.tiles(&[0, 1, 2, 3].map(|d| c.dst.ne(d)), &operands)? {
+    for tile in c.tiles(&[0, 1, 2, 3].map(|d| tensors[0].ne(d)), &operands)? {
         let mut bindings = Vec::new();
         // Offset, strides, and elements of dimensions 1 to 3, for the result and three operands.
         let mut places = [[0u64; 8]; 4];
@@ -121,6 +121,22 @@ pub(crate) fn scale(c: &Compiler, factor: f32) -> Result<Vec<Phase>, OpError> {
 
 pub(crate) fn cont(c: &Compiler) -> Result<Vec<Phase>, OpError> {
     compile(c, Kernel::new(Shader::Cont, Work::Elements))
+}
+
+/// Columns of the operands, copied one after the other.
+pub(crate) fn concat(c: &Compiler) -> Result<Vec<Phase>, OpError> {
+    let mut all: Vec<Step> = Vec::new();
+    let mut columns = 0;
+    for x in &c.src {
+        let mut part = c.dst.clone();
+        part.desc.ne[1] = x.desc.ne[1];
+        part.offset += columns * c.dst.nb(1);
+        columns += x.ne(1);
+        let follows = vec![follows(&part, Work::Elements), follows(x, Work::Elements)];
+        let phases = steps(c, Kernel::new(Shader::Cont, Work::Elements), &[&part, x], follows, |_, _| ())?;
+        all.extend(phases.into_iter().flat_map(|p| p.steps));
+    }
+    Ok(c.phase(all))
 }
 
 fn number(kind: GluKind) -> u32 {

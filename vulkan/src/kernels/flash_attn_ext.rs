@@ -116,8 +116,9 @@ impl Block {
     fn cache_operand(&self, c: &Compiler, cache: &Tensor, each: u64) -> Operand {
         let group = c.src[0].ne(1) / c.src[1].ne(1);
         let heads = Follow { stride: cache.nb(1), div: group.max(1), modulo: u64::MAX };
-        let follows = vec![heads, Follow::NOT, Follow::each(each * cache.nb(2)), Follow::each(cache.nb(3))];
-        cache.operand(follows, (each - 1) * cache.nb(2) + cache.ne(0) * 2)
+        let follows =
+            vec![heads, Follow::NOT, Follow::each(each.saturating_mul(cache.nb(2))), Follow::each(cache.nb(3))];
+        cache.operand(follows, (each - 1).saturating_mul(cache.nb(2)).saturating_add(cache.ne(0) * 2))
     }
 
     fn span_operand(&self, c: &Compiler, dims: usize) -> Operand {

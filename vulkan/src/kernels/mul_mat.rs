@@ -61,7 +61,10 @@ pub(crate) fn kernel(op: &MulMat, w: &TensorDesc) -> Result<(Shader, ActFormat),
 }
 
 pub(crate) fn mul_mat(mut c: Compiler, op: &MulMat) -> Result<Vec<Phase>, OpError> {
-    let (shader, format) = kernel(op, &c.src[0].desc)?;
+    let (mut shader, format) = kernel(op, &c.src[0].desc)?;
+    if c.limits.integer_dot {
+        shader = shader.with_integer_dot();
+    }
     let mut phases = Vec::new();
     let records = match format {
         ActFormat::F32 => c.src[1].clone(),
@@ -81,9 +84,14 @@ pub(crate) fn mul_mat(mut c: Compiler, op: &MulMat) -> Result<Vec<Phase>, OpErro
 
 /// Where the records of x go, as a tensor of words.
 fn records(c: &mut Compiler, format: ActFormat) -> Result<Tensor, OpError> {
-    let x = &c.src[1].desc;
-    let words = usize::try_from(format.words(x.ne[0] as u64)).map_err(|_| c.unsupported("rows of this length"))?;
-    let desc = TensorDesc::new(GgmlType::F32, &[words, x.ne[1], x.ne[2], x.ne[3]])?;
+    let ne = c.src[1].desc.ne;
+    records_of(c, format.words(ne[0] as u64), [ne[1], ne[2], ne[3]])
+}
+
+/// Records of so many words, in the memory for rounded activations.
+pub(super) fn records_of(c: &mut Compiler, words: u64, ne: [usize; 3]) -> Result<Tensor, OpError> {
+    let words = usize::try_from(words).map_err(|_| c.unsupported("rows of this length"))?;
+    let desc = TensorDesc::new(GgmlType::F32, &[words, ne[0], ne[1], ne[2]])?;
     let bytes = (desc.extent() as u64).next_multiple_of(BINDING_ALIGN);
     c.shared.activations = c.shared.activations.max(bytes);
     Ok(Tensor { desc, offset: 0, storage: Arc::new(Storage { parts: vec![(0..bytes, Memory::Activations)] }) })

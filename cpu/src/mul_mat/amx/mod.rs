@@ -1,9 +1,9 @@
 //! Ternary weights with one scale, many tokens: AMX's int8 tiles.
 //!
 //! A tile of activations is 16 tokens x 64 int8 as they lie in memory; a tile of weights is 16 rows x 64 codes in the
-//! order that the instructions want: bytes 4 q .. 4 q + 4 of row r at 64 q + 4 r. The blocks of 16 rows are brought into that
-//! order while they are packed (a quarter or fifth of the work), then unpacked plane by plane. So the activations follow
-//! the planes of the blocks (`act::I8Order`), and a tile of results lies as `y` wants it: tokens, then rows.
+//! order that the instructions want: bytes 4 q .. 4 q + 4 of row r at 64 q + 4 r. The blocks of 16 rows are brought into
+//! that order while they are packed (a quarter or fifth of the work), then unpacked plane by plane. So the activations
+//! follow the planes of the blocks (`act::I8Order`), and a tile of results lies as `y` wants it: tokens, then rows.
 //!
 //! The sums are exact, so the bits are those of every other level.
 
@@ -70,8 +70,8 @@ pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
 unsafe fn run<T: Tiles>(ty: TernaryType, d: f32, job: &Job) {
     let steps = job.k / 64;
     let mut ahead = Ahead::new(job);
-    // SAFETY: the caller has AMX, where T needs it; rows are below r1, and tokens below n or, as far as act_size counts,
-    // in the room after them.
+    // SAFETY: the caller has AMX, where T needs it; rows are below r1, and tokens below n or in the room that act_size
+    // leaves after them.
     unsafe {
         let sums = job.scratch.cast::<Panel>();
         let weights = sums.add(GROUPS).cast::<u8>();

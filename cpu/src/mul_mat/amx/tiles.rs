@@ -20,8 +20,8 @@ pub(in crate::mul_mat) trait Tiles {
     /// The processor has the tiles, and nobody else on this thread uses them meanwhile.
     unsafe fn configure() -> Self;
 
-    /// Multiplies `steps` tiles of int8 activations, `x_stride` bytes from token to token and 64 from tile to tile, with
-    /// `steps` tiles of weights that follow each other, and writes the sums to `out` (`add`: adds them).
+    /// Multiplies `steps` tiles of int8 activations, `x_stride` bytes from token to token and 64 from tile to tile,
+    /// with `steps` tiles of weights that follow each other, and writes the sums to `out` (`add`: adds them).
     ///
     /// # Safety
     /// All tiles can be read; `out` can be written and, for `add`, holds sums.
@@ -224,6 +224,32 @@ impl Tiles for Amx {
         // SAFETY: the caller's promises.
         unsafe { transpose(rows) }
     }
+}
+
+/// Multiplies tiles in registers, as fast as the processor can: for [`crate::floor`]. Returns the number of dot products
+/// of 64 bytes.
+///
+/// # Safety
+/// AMX is [`available`].
+pub(crate) unsafe fn multiply_in_registers() -> usize {
+    const ROUNDS: usize = 4000;
+    // SAFETY: the caller has AMX; the tiles' contents do not matter.
+    unsafe {
+        let _tiles = <Amx as Tiles>::configure();
+        asm!(
+            "2:",
+            "tdpbssd tmm0, tmm4, tmm6",
+            "tdpbssd tmm1, tmm4, tmm7",
+            "tdpbssd tmm2, tmm5, tmm6",
+            "tdpbssd tmm3, tmm5, tmm7",
+            "dec {rounds}",
+            "jnz 2b",
+            rounds = inout(reg) ROUNDS => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(nomem, nostack),
+        );
+    }
+    ROUNDS * 4 * 16 * 16
 }
 
 /// A transposition of 16 x 16 u32 in 64 shuffles.

@@ -48,7 +48,10 @@ fn guess(gguf: &Gguf) -> &'static str {
     let most = counts.values().max().copied();
     let ty = counts.iter().find(|(_, n)| Some(**n) == most).map(|(id, _)| *id);
     match gguf.tensors().iter().map(|t| t.ty).find(|&t| Some(t as u32) == ty) {
+        Some(GgmlType::Q3_K) => FType::Q3_K_M.name(),
         Some(GgmlType::Q4_K) => FType::Q4_K_M.name(),
+        Some(GgmlType::Q5_K) => FType::Q5_K_M.name(),
+        Some(GgmlType::MXFP4) => FType::MXFP4_MOE.name(),
         Some(other) => other.name(),
         None => FType::F32.name(),
     }
@@ -68,6 +71,9 @@ fn name(ftype: Option<&'static str>) -> &'static str {
         Some("Q3_K_S") => "Q3_K - Small",
         Some("Q3_K_M") => "Q3_K - Medium",
         Some("Q3_K_L") => "Q3_K - Large",
+        Some("IQ4_NL") => "IQ4_NL - 4.5 bpw",
+        Some("IQ4_XS") => "IQ4_XS - 4.25 bpw",
+        Some("MXFP4_MOE") => "MXFP4 MoE",
         Some(other) => other,
         None => "unknown, may not work",
     }

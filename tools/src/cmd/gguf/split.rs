@@ -76,7 +76,10 @@ fn split(args: &SplitArgs, input: &Path, output: &Path) -> Result<bool, Error> {
 /// The tensors of each file.
 fn parts(args: &SplitArgs, tensors: &[TensorInfo]) -> Result<Vec<Range<usize>>, Error> {
     let max_tensors = args.split_max_tensors.unwrap_or(MAX_TENSORS) as usize;
-    let mut parts = if args.no_tensor_first_split { vec![0..0] } else { Vec::new() };
+    let mut parts = Vec::new();
+    if args.no_tensor_first_split {
+        parts.push(0..0);
+    }
     let (mut start, mut size) = (0, 0u64);
     for (i, t) in tensors.iter().enumerate() {
         let padded = t.n_bytes.next_multiple_of(ALIGNMENT);

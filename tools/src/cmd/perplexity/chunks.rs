@@ -1,11 +1,11 @@
 //! Chunks of a text, run from an empty cache.
 
+use super::Subject;
 use crate::args::perplexity::MeasureArgs;
 use crate::log::Log;
 use crate::{Error, interrupt};
-use fabric_engine::{Batch, BatchToken, Context, ContextOptions, Model};
+use fabric_engine::{Batch, BatchToken, Context, ContextOptions};
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Runs chunks.
 pub(super) struct Runner {
@@ -20,13 +20,15 @@ impl Runner {
     ///
     /// # Errors
     /// Where the memory cannot be had.
-    pub fn new(model: &Arc<Model>, args: &MeasureArgs, n_ctx: usize, n_seq: usize, log: &Log) -> Result<Runner, Error> {
+    pub fn new(subject: &Subject, args: &MeasureArgs, n_ctx: usize, n_seq: usize, log: &Log) -> Result<Runner, Error> {
+        let Subject { model, adapters } = subject;
         let trained = model.hparams().n_ctx_train;
         if n_ctx > trained {
             log.warning(format_args!("the model was trained on only {trained} context tokens ({n_ctx} specified)"));
         }
         let options = ContextOptions { n_ctx, n_seq_max: n_seq, n_ubatch: args.ubatch_size as usize };
-        let ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
+        let mut ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
+        ctx.set_adapters(adapters.clone());
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
         let bos = vocab.bos().filter(|_| vocab.add_bos());
         Ok(Runner { ctx, n_batch: args.batch_size as usize, bos })

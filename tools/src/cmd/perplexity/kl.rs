@@ -3,14 +3,12 @@
 use super::base_file::BaseReader;
 use super::chunks::Runner;
 use super::stats::{LogProbs, covariance, fixed, mean_and_uncertainty, percentile};
-use super::{n_chunks, print, tell_eta};
+use super::{Subject, n_chunks, print, tell_eta};
 use crate::Error;
 use crate::args::perplexity::MeasureArgs;
 use crate::log::Log;
-use fabric_engine::Model;
 use std::fmt::Write;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// Log-probabilities of the base model below this are what the file cuts off.
@@ -22,10 +20,10 @@ const MIN_VALUES: usize = 100;
 ///
 /// # Errors
 /// If the file cannot be read or is of another vocabulary.
-pub(super) fn compare(args: &MeasureArgs, path: &Path, model: &Arc<Model>, log: &Log) -> Result<(), Error> {
+pub(super) fn compare(args: &MeasureArgs, path: &Path, subject: &Subject, log: &Log) -> Result<(), Error> {
     let mut base = BaseReader::open(path)?;
     let header = base.header();
-    let n_vocab = model.hparams().n_vocab;
+    let n_vocab = subject.model.hparams().n_vocab;
     if header.n_vocab != n_vocab {
         let what = format!("it is of a model with {} tokens, this one has {n_vocab}", header.n_vocab);
         return Err(Error::BaseFile { path: path.into(), what });
@@ -36,7 +34,7 @@ pub(super) fn compare(args: &MeasureArgs, path: &Path, model: &Arc<Model>, log: 
         log.warning(format_args!("the file has chunks of {n_ctx} tokens, which is used in place of -c {given}"));
     }
     let n_chunk = n_chunks(args, header.n_chunk);
-    let mut runner = Runner::new(model, args, n_ctx, 1, log)?;
+    let mut runner = Runner::new(subject, args, n_ctx, 1, log)?;
     log.info(format_args!("kl_divergence: computing over {n_chunk} chunks, n_ctx={n_ctx}, n_seq=1"));
     let tokens = base.tokens().to_vec();
     let mut sums = Sums::default();

@@ -1,0 +1,85 @@
+//! LoRA training on a Vulkan device: the CPU's losses and adapters, bit for bit.
+
+use fabric_cpu::simd::SimdLevel;
+use fabric_engine::adapter::Adapter;
+use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::train::dataset::Window;
+use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
+use fabric_engine::train::optimizer::AdamWOptions;
+use fabric_engine::train::{TrainOptions, Trainer};
+use fabric_engine::{Model, ModelOptions, device};
+use fabric_tests::golden::model;
+use fabric_tests::models::{N_VOCAB, bits, load, tiny};
+use fabric_tests::vulkan;
+use gguf::{GgmlType, Gguf, TensorRole};
+use std::sync::Arc;
+
+fn on_gpu(gguf: Gguf, max_binding: Option<u64>) -> Arc<Model> {
+    let device = device::vulkan(device::VulkanOptions { max_binding, ..Default::default() }).unwrap();
+    Arc::new(Model::load(gguf, device, ModelOptions::default()).unwrap())
+}
+
+fn window(n: u32, n_vocab: u32, seed: u32) -> Window {
+    let tokens: Vec<u32> = (0..=n).map(|i| (i * i * 31 + i * 7 + seed * 13) % n_vocab).collect();
+    let n = n as usize;
+    Window {
+        labels: tokens[1..].to_vec(),
+        tokens: tokens[..n].to_vec(),
+        weights: (0..n).map(|i| if i % 5 == 0 { 0.0 } else { 1.0 }).collect(),
+        positions: (0..n as u32).collect(),
+        first: vec![0; n],
+    }
+}
+
+/// Losses and the adapter after some steps, as integers.
+fn train(model: &Arc<Model>, windows: &[Window], steps: usize) -> (Vec<u32>, Vec<u32>) {
+    let options = TrainOptions {
+        batch_size: windows.len(),
+        n_ubatch: 64,
+        epochs: 1,
+        max_steps: None,
+        schedule: LrSchedule { lr: 2e-3, lr_min: 0.0, shape: LrShape::Constant, warmup_steps: 0, total_steps: 0 },
+        adamw: AdamWOptions::default(),
+        grad_clip: Some(1.0),
+        dropout: 0.1,
+        recompute: Some(false),
+        seed: 1,
+        shuffle: false,
+    };
+    let roles = [TensorRole::AttnQ, TensorRole::AttnV, TensorRole::FfnDown];
+    let adapter = Adapter::new(model, &roles, 8, 16.0, 3).unwrap();
+    let mut trainer = Trainer::new(model.clone(), adapter, options, steps).unwrap();
+    let losses: Vec<f32> = (0..steps).map(|_| trainer.fit(windows).unwrap().loss).collect();
+    let values: Vec<f32> = trainer.adapter().pairs.values().flat_map(|p| p.a.iter().chain(&p.b)).copied().collect();
+    (bits(&losses), bits(&values))
+}
+
+/// The trained ternary model: every step's loss is the CPU's, and so is the adapter in the end.
+#[test]
+fn a_real_model_trains_with_the_cpus_bits() {
+    let Some(_) = vulkan::with_binding(None) else { return };
+    let open = || Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    let cpu = load(open(), 2, SimdLevel::detect());
+    let n_vocab = cpu.hparams().n_vocab as u32;
+    let windows = [window(24, n_vocab, 1), window(17, n_vocab, 2)];
+    let (losses, adapter) = train(&cpu, &windows, 6);
+    assert!(f32::from_bits(losses[5]) < f32::from_bits(losses[0]), "the loss does not fall");
+    let (gpu_losses, gpu_adapter) = train(&on_gpu(open(), None), &windows, 6);
+    assert_eq!(gpu_losses, losses);
+    assert!(gpu_adapter == adapter);
+}
+
+/// Every architecture, float and quantized weights, and one of them in small pieces.
+#[test]
+fn every_architecture_trains_with_the_cpus_bits() {
+    let Some(_) = vulkan::with_binding(None) else { return };
+    let windows = [window(13, N_VOCAB, 4)];
+    for (i, arch) in ARCHITECTURES.iter().enumerate() {
+        for (ty, uniform) in [(GgmlType::F16, false), (GgmlType::Q4_K, false), (GgmlType::TQ1_0, true)] {
+            let open = || Gguf::from_bytes(tiny(*arch, ty, uniform, 3)).unwrap();
+            let limit = (i == 0).then_some(1 << 20);
+            let want = train(&load(open(), 2, SimdLevel::detect()), &windows, 2);
+            assert!(train(&on_gpu(open(), limit), &windows, 2) == want, "{} {ty}", arch.name());
+        }
+    }
+}

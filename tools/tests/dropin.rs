@@ -1,0 +1,128 @@
+//! `docs/dropin.md` says what the code says. After a change on purpose: `FABRIC_WRITE_DOCS=1 cargo test -p fabric-tools --test dropin`.
+
+use clap::{Command, CommandFactory};
+use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::quantize::FType;
+use fabric_tools::args::absent::{Absent, MAIN, Policy};
+use fabric_tools::args::argv::spellings;
+use fabric_tools::args::{bench, export_lora, gguf as gguf_args, perplexity, quantize, tokenize};
+use fabric_tools::cmd::main::MainArgs;
+use gguf::GgmlType;
+use std::fmt::Write;
+use std::path::Path;
+
+const INTRO: &str = "\
+# Drop-in for llama.cpp
+
+Which of llama.cpp's programs, flags, types and architectures work here. A test makes this file from the tables that the programs
+themselves use (`tools/tests/dropin.rs`), so it does not drift.
+
+- same: as in llama.cpp.
+- without effect: accepted, with a warning on stderr if it asks for something else; the output is what it would be.
+- only: accepted with these values, which change nothing; refused with others.
+- refused: an error that says why, exit status 1.
+- own: llama.cpp has no such flag.
+
+Standard output has results only, and standard error has messages. Exit status: 0, 1 for what fails, 2 for a wrong command line (llama.cpp: 1), 130
+for Ctrl-C. llama-perplexity ends with 0 where the text is too short; here that is 1.
+
+";
+
+/// Flags that llama.cpp's tool of the same kind does not have.
+const OWN: &[&str] = &["simd", "logits-file", "floor"];
+
+/// Here, there, flags here, and those of llama.cpp that are absent here.
+fn tools() -> Vec<(&'static str, &'static str, Command, &'static [Absent])> {
+    vec![
+        ("fabric-main", "llama-cli, llama-completion", MainArgs::command(), MAIN),
+        ("fabric-perplexity", "llama-perplexity", perplexity::PerplexityArgs::command(), &perplexity::ABSENT),
+        ("fabric-bench", "llama-bench", bench::BenchArgs::command(), bench::ABSENT),
+        ("fabric-quantize", "llama-quantize", quantize::QuantizeArgs::command(), quantize::ABSENT),
+        ("fabric-tokenize", "llama-tokenize", tokenize::TokenizeArgs::command(), tokenize::ABSENT),
+        ("fabric-export-lora", "llama-export-lora", export_lora::ExportLoraArgs::command(), export_lora::ABSENT),
+        ("fabric-gguf split, merge", "llama-gguf-split", gguf_args::SplitArgs::command(), gguf_args::SPLIT_ABSENT),
+        ("fabric-gguf hash", "llama-gguf-hash", gguf_args::HashArgs::command(), gguf_args::HASH_ABSENT),
+    ]
+}
+
+/// Fit for a cell of a table.
+fn cell(text: &str) -> String {
+    text.replace('\n', " ").replace('|', "\\|")
+}
+
+fn render() -> String {
+    let mut out = INTRO.to_string();
+    out.push_str("## Programs\n\n| llama.cpp | here |\n|---|---|\n");
+    for (here, there, ..) in tools() {
+        let _ = writeln!(out, "| {there} | `{here}` |");
+    }
+    out.push_str("| llama-finetune-lora | `fabric-finetune`, whose flags are mostly its own: see its `--help` |\n");
+    for (here, there, mut command, absent) in tools() {
+        command.build();
+        let _ = write!(out, "\n## Flags of {here} ({there})\n\n| flag | | |\n|---|---|---|\n");
+        for arg in command.get_arguments().filter(|a| !a.is_positional()) {
+            let names: Vec<_> = spellings(arg).into_iter().map(|(s, _)| format!("`{s}`")).collect();
+            let own = arg.get_long().is_some_and(|long| OWN.contains(&long));
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(out, "| {} | {} | {} |", names.join(" "), if own { "own" } else { "same" }, cell(&help));
+        }
+        for row in absent {
+            let names: Vec<_> = row.spellings.iter().map(|s| format!("`{s}`")).collect();
+            let (status, why) = match row.policy {
+                Policy::Silent => ("same".into(), "it asks for what is done anyway"),
+                Policy::Ignored(why) => ("without effect".into(), why),
+                Policy::Only(values, why) => (format!("only {}", values.join(", ")), why),
+                Policy::Refused(why) => ("refused".into(), why),
+            };
+            let _ = writeln!(out, "| {} | {status} | {} |", names.join(" "), cell(why));
+        }
+    }
+    out.push_str(
+        "\n## Types of tensors\n\nAll are shown, copied, split and hashed. Computed with and converted from:\n",
+    );
+    let (computed, other): (Vec<_>, Vec<_>) = GgmlType::ALL.iter().partition(|&&ty| ggml_ops::quants::supported(ty));
+    let list = |types: Vec<&GgmlType>| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let _ = writeln!(out, "{}.\n\nNamed in an error where a model has them: {}.", list(computed), list(other));
+    let ftypes: Vec<_> = FType::ALL.iter().map(|f| f.name()).collect();
+    let _ = writeln!(out, "\n`fabric-quantize` writes {} and COPY.", ftypes.join(" "));
+    let archs: Vec<_> = ARCHITECTURES.iter().map(|a| format!("`{}`", a.name())).collect();
+    let _ = writeln!(out, "\n## Architectures\n\n{}.", archs.join(" "));
+    out
+}
+
+#[test]
+fn docs_say_what_the_code_says() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/dropin.md");
+    let expected = render();
+    if std::env::var_os("FABRIC_WRITE_DOCS").is_some() {
+        std::fs::write(&path, &expected).unwrap();
+    }
+    let got = std::fs::read_to_string(&path).unwrap_or_default();
+    let differs = expected.lines().zip(got.lines()).find(|(a, b)| a != b);
+    assert!(got == expected, "docs/dropin.md is not up to date (see this file's first line): {differs:?}");
+}
+
+/// Those of llama-perplexity that scripts use, from its documentation.
+const LLAMA_PERPLEXITY: &str = "
+-m --model -f --file -p --prompt -bf --binary-file -c --ctx-size -b --batch-size -ub --ubatch-size -t --threads -tb --threads-batch
+-e --escape --no-escape --chunks --ppl-stride --ppl-output-type --hellaswag --hellaswag-tasks --winogrande --winogrande-tasks
+--multiple-choice --multiple-choice-tasks --kl-divergence --kl-divergence-base --save-all-logits -ngl --gpu-layers --n-gpu-layers
+-fa --flash-attn -ctk --cache-type-k -ctv --cache-type-v -np --parallel -lm --load-mode --mmap --no-mmap --mlock --numa -dev --device
+-sm --split-mode -ts --tensor-split -mg --main-gpu -fit --fit -ot --override-tensor --override-kv --check-tensors --repack --lora --lora-scaled
+--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --yarn-orig-ctx --yarn-ext-factor --perf --no-perf --warmup --no-warmup
+-s --seed --temp -n --predict --keep --log-file --log-disable --log-colors -v --verbose -lv --offline --list-devices --version -h --help
+";
+
+#[test]
+fn flags_of_llama_perplexity_are_known_once() {
+    let mut command = perplexity::PerplexityArgs::command();
+    command.build();
+    let here = command.get_arguments().flat_map(|a| spellings(a).into_iter().map(|(s, _)| s));
+    let absent = perplexity::ABSENT.iter().flat_map(|row| row.spellings.iter().map(ToString::to_string));
+    let all: Vec<String> = here.chain(absent).collect();
+    let known: std::collections::HashSet<&str> = all.iter().map(String::as_str).collect();
+    let twice: Vec<_> = known.iter().filter(|k| all.iter().filter(|s| s == *k).count() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    let missing: Vec<_> = LLAMA_PERPLEXITY.split_whitespace().filter(|f| !known.contains(f)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
