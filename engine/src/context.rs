@@ -64,6 +64,8 @@ struct HostInputs {
     span: Vec<i32>,
     outputs: Vec<i32>,
     rope: Vec<f32>,
+    local_span: Vec<i32>,
+    local_rope: Vec<f32>,
 }
 
 impl Context {
@@ -165,6 +167,10 @@ impl Context {
         program.write(inputs.tokens, cast_slice(&host.tokens))?;
         program.write(inputs.span, cast_slice(&host.span))?;
         program.write(inputs.rope, cast_slice(&host.rope))?;
+        if let Some(local) = inputs.local {
+            program.write(local.span, cast_slice(&host.local_span))?;
+            program.write(local.rope, cast_slice(&host.local_rope))?;
+        }
         for (input, values) in [(inputs.cache_rows, &host.cache_rows), (inputs.outputs, &host.outputs)] {
             if let Some(input) = input {
                 program.write(input, cast_slice(values))?;
@@ -208,11 +214,13 @@ fn max_ubatch(hp: &HParams) -> usize {
 
 impl HostInputs {
     fn fill(&mut self, tokens: &[BatchToken], cache: &KvCache, model: &Model) {
-        let HostInputs { tokens: ids, cache_rows, span, outputs, rope } = self;
-        for list in [&mut *ids, cache_rows, span, outputs] {
+        let HostInputs { tokens: ids, cache_rows, span, outputs, rope, local_span, local_rope } = self;
+        for list in [&mut *ids, cache_rows, span, outputs, local_span] {
             list.clear();
         }
         rope.clear();
+        local_rope.clear();
+        let window = model.hparams().sliding_window.as_ref();
         // Ids, rows and positions were checked against the vocabulary and the cache, both far below 2^31 in rows that
         // memory can hold; `as` cannot truncate.
         for (i, t) in tokens.iter().enumerate() {
@@ -220,6 +228,10 @@ impl HostInputs {
             cache_rows.push(cache.row(t) as i32);
             span.extend([t.seq as i32, 0, t.pos as i32 + 1]);
             model.rope_row(t.pos, rope);
+            if let Some(window) = window {
+                local_span.extend([t.seq as i32, (t.pos + 1).saturating_sub(window.n_swa) as i32, t.pos as i32 + 1]);
+                model.local_rope_row(t.pos, local_rope);
+            }
             if t.logits {
                 outputs.push(i as i32);
             }

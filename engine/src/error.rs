@@ -97,3 +97,11 @@ pub enum Error {
         source: std::io::Error,
     },
 }
+
+impl Error {
+    /// Whether the device failed, or has no kernel for something: elsewhere it may go well.
+    pub fn is_of_device(&self) -> bool {
+        use ggml_ops::OpError::{Backend, Unsupported};
+        matches!(self, Error::Op(Backend { .. } | Unsupported { .. }))
+    }
+}

@@ -27,6 +27,8 @@ pub struct Model {
     weights: HashMap<TensorName, Weight>,
     /// Radians per position, for each pair of elements.
     rope_frequencies: Vec<f64>,
+    /// The same for local layers, if there are any.
+    local_rope_frequencies: Vec<f64>,
     vocab: Option<Vocab>,
     device: Device,
     notices: Vec<String>,
@@ -69,8 +71,23 @@ impl Model {
                 "I2_S tensors are read in the layout of x86: files made on ARM look the same, and give nonsense".into(),
             );
         }
-        let rope_frequencies = rope_frequencies(&gguf, &hp, weights.contains_key(&TensorRole::RopeFreqs.weight(0)));
-        Ok(Model { metadata, arch, hp, weights, rope_frequencies, vocab, device, notices, gguf })
+        let factors = rope_factors(&gguf).filter(|_| weights.contains_key(&TensorRole::RopeFreqs.weight(0)));
+        let all_rope = rope_frequencies(hp.rope_freq_base, hp.n_rot, factors.as_deref());
+        let local = hp.sliding_window.as_ref();
+        let local_rope_frequencies =
+            local.map(|w| rope_frequencies(w.rope_freq_base, hp.n_rot, None)).unwrap_or_default();
+        Ok(Model {
+            metadata,
+            arch,
+            hp,
+            weights,
+            rope_frequencies: all_rope,
+            local_rope_frequencies,
+            vocab,
+            device,
+            notices,
+            gguf,
+        })
     }
 
     /// What users should know about how the file was read, a line each.
@@ -120,24 +137,36 @@ impl Model {
 
     /// cos and sin of RoPE's angles at `pos`, for each pair of elements: f64 arithmetic, rounded to f32 at the end.
     pub(crate) fn rope_row(&self, pos: usize, out: &mut Vec<f32>) {
-        for frequency in &self.rope_frequencies {
-            let angle = pos as f64 * f64::from(self.hp.rope_freq_scale) * frequency;
-            out.push(libm::cos(angle) as f32);
-            out.push(libm::sin(angle) as f32);
-        }
+        push_angles(&self.rope_frequencies, pos as f64 * f64::from(self.hp.rope_freq_scale), out);
+    }
+
+    /// As [`rope_row`](Self::rope_row), for local layers.
+    pub(crate) fn local_rope_row(&self, pos: usize, out: &mut Vec<f32>) {
+        push_angles(&self.local_rope_frequencies, pos as f64, out);
     }
 }
 
-/// `base^(-2p / n_rot)`, divided by the model's factors where it has some.
-fn rope_frequencies(gguf: &Gguf, hp: &HParams, has_factors: bool) -> Vec<f64> {
-    let factors = gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string()).filter(|_| has_factors);
-    let factors: Option<Vec<f32>> =
-        factors.map(|t| gguf.data(t).chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect());
-    (0..hp.n_rot / 2)
+fn push_angles(frequencies: &[f64], pos: f64, out: &mut Vec<f32>) {
+    for frequency in frequencies {
+        let angle = pos * frequency;
+        out.push(libm::cos(angle) as f32);
+        out.push(libm::sin(angle) as f32);
+    }
+}
+
+/// The factors that the model divides its frequencies by, if it has some.
+fn rope_factors(gguf: &Gguf) -> Option<Vec<f32>> {
+    let data = gguf.data(gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string())?);
+    Some(data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+}
+
+/// `base^(-2p / n_rot)`, divided by the factors.
+fn rope_frequencies(base: f32, n_rot: usize, factors: Option<&[f32]>) -> Vec<f64> {
+    (0..n_rot / 2)
         .map(|p| {
-            let exponent = -2.0 * p as f64 / hp.n_rot as f64;
-            let factor = factors.as_ref().map_or(1.0, |f| f64::from(f[p]));
-            libm::pow(f64::from(hp.rope_freq_base), exponent) / factor
+            let exponent = -2.0 * p as f64 / n_rot as f64;
+            let factor = factors.map_or(1.0, |f| f64::from(f[p]));
+            libm::pow(f64::from(base), exponent) / factor
         })
         .collect()
 }

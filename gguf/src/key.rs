@@ -45,16 +45,21 @@ pub const ATTENTION_KEY_LENGTH: &str = "attention.key_length";
 pub const ATTENTION_VALUE_LENGTH: &str = "attention.value_length";
 /// Epsilon of the RMS norms: `f32`.
 pub const ATTENTION_LAYER_NORM_RMS_EPSILON: &str = "attention.layer_norm_rms_epsilon";
-/// The feed-forward activation, `silu` or `relu2`: `str`. llama.cpp does not know it.
+/// The feed-forward activation, `silu`, `relu2` or `gelu_pytorch_tanh`: `str`. llama.cpp does not know it.
 pub const HIDDEN_ACTIVATION: &str = "hidden_activation";
 /// Tokens that a local layer sees: `u32`.
 pub const ATTENTION_SLIDING_WINDOW: &str = "attention.sliding_window";
+/// Of how many layers the last sees all tokens, and the others [`ATTENTION_SLIDING_WINDOW`]: `u32`; or which layers are local:
+/// `bool[]` or `u32[]`, one for each layer.
+pub const ATTENTION_SLIDING_WINDOW_PATTERN: &str = "attention.sliding_window_pattern";
 /// Factor of the attention scores: `f32`.
 pub const ATTENTION_SCALE: &str = "attention.scale";
 /// n_rot: `u32`.
 pub const ROPE_DIMENSION_COUNT: &str = "rope.dimension_count";
 /// Base of the rotation frequencies: `f32`.
 pub const ROPE_FREQ_BASE: &str = "rope.freq_base";
+/// Base of the rotation frequencies of local layers: `f32`.
+pub const ROPE_FREQ_BASE_SWA: &str = "rope.freq_base_swa";
 /// `none`, `linear`, `yarn` or `longrope`: `str`.
 pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
 /// Positions are divided by this: `f32`.

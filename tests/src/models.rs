@@ -104,6 +104,11 @@ fn metadata(arch: &dyn Architecture) -> Metadata {
     for (suffix, n) in sizes {
         m.insert(key::of_arch(arch.name(), suffix), Value::U32(n));
     }
+    if arch.sliding_window_pattern().is_some() {
+        for (suffix, n) in [(key::ATTENTION_SLIDING_WINDOW, 5), (key::ATTENTION_SLIDING_WINDOW_PATTERN, 2)] {
+            m.insert(key::of_arch(arch.name(), suffix), Value::U32(n));
+        }
+    }
     m.insert(key::of_arch(arch.name(), key::ATTENTION_LAYER_NORM_RMS_EPSILON), Value::F32(1e-5));
     m.insert("general.tags", Value::Array(Array::String(Default::default())));
     m

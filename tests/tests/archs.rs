@@ -1,10 +1,12 @@
 //! The laws that hold for every architecture, on tiny seeded models of every weight type.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::arch::ARCHITECTURES;
-use fabric_engine::{Batch, BatchToken, Context, ContextOptions};
+use fabric_engine::arch::{self, ARCHITECTURES};
+use fabric_engine::{Batch, BatchToken, Context, ContextOptions, Model, ModelOptions};
+use fabric_tests::backends::cpu;
 use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny, tiny_with};
-use gguf::{GgmlType, Gguf};
+use gguf::{Array, GgmlType, Gguf, Value};
+use std::sync::Arc;
 
 /// Every type with a codec, and the ternary ones with one scale.
 fn types() -> impl Iterator<Item = (GgmlType, bool)> {
@@ -138,4 +140,47 @@ fn optional_tensors_are_used() {
             assert!(with != without, "{}: {name} changes nothing", arch.name());
         }
     }
+}
+
+fn tiny_gemma3(overrides: &[(&str, Value)]) -> Result<Arc<Model>, fabric_engine::Error> {
+    let file = open(&tiny(arch::find("gemma3").unwrap(), GgmlType::F32, false, 5));
+    let overrides = overrides.iter().map(|(k, v)| (format!("gemma3.{k}"), v.clone())).collect();
+    Model::load(file, cpu(1, SimdLevel::detect()), ModelOptions { overrides }).map(Arc::new)
+}
+
+/// Through two layers that each show 5 tokens, a token reaches 8 tokens ahead and no further.
+#[test]
+fn a_sliding_window_ends_where_it_should() {
+    let run = |model: &Arc<Model>, first: u32| {
+        let mut tokens = tokens(24);
+        tokens[0] = first;
+        bits(&logits(model, &tokens, 7))
+    };
+    let reach = |overrides: &[(&str, Value)]| {
+        let model = tiny_gemma3(overrides).unwrap();
+        let n = N_VOCAB as usize;
+        let (a, b) = (run(&model, 3), run(&model, 4));
+        a.chunks_exact(n).zip(b.chunks_exact(n)).rposition(|(a, b)| a != b)
+    };
+    let all_local = ("attention.sliding_window_pattern", Value::U32(0));
+    assert_eq!(reach(&[all_local.clone()]), Some(8));
+    assert_eq!(reach(&[all_local, ("attention.sliding_window", Value::U32(3))]), Some(4));
+    assert_eq!(reach(&[("attention.sliding_window_pattern", Value::Array(Array::Bool(vec![true, true])))]), Some(8));
+    // The second layer sees everything.
+    assert_eq!(reach(&[]), Some(23));
+    assert_eq!(reach(&[("attention.sliding_window", Value::U32(0))]), Some(23));
+}
+
+/// Keys that call for what is not computed are refused by name.
+#[test]
+fn what_gemma3_cannot_do_is_refused() {
+    let refuse = |key: &str, value: Value| tiny_gemma3(&[(key, value)]).err().unwrap().to_string();
+    assert_eq!(
+        refuse("final_logit_softcapping", Value::F32(30.0)),
+        "key gemma3.final_logit_softcapping is 30, expected 0 (soft caps of logits are not supported)"
+    );
+    assert_eq!(
+        refuse("attention.sliding_window_pattern", Value::Array(Array::Bool(vec![true; 3]))),
+        "key gemma3.attention.sliding_window_pattern is 3, expected a number, or one for each of 2 layers"
+    );
 }

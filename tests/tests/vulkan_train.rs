@@ -48,7 +48,7 @@ fn train(model: &Arc<Model>, windows: &[Window], steps: usize) -> (Vec<u32>, Vec
     };
     let roles = [TensorRole::AttnQ, TensorRole::AttnV, TensorRole::FfnDown];
     let adapter = Adapter::new(model, &roles, 8, 16.0, 3).unwrap();
-    let mut trainer = Trainer::new(model.clone(), adapter, options, steps).unwrap();
+    let mut trainer = Trainer::new(model.clone(), adapter, options, steps, 128).unwrap();
     let losses: Vec<f32> = (0..steps).map(|_| trainer.fit(windows).unwrap().loss).collect();
     let values: Vec<f32> = trainer.adapter().pairs.values().flat_map(|p| p.a.iter().chain(&p.b)).copied().collect();
     (bits(&losses), bits(&values))

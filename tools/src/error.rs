@@ -21,6 +21,14 @@ pub enum Error {
         /// What is wrong with it.
         source: fabric_engine::Error,
     },
+    /// The device that `-dev` names cannot be used.
+    #[error("-dev {device}: {source}")]
+    Device {
+        /// The name given.
+        device: String,
+        /// What is wrong with it.
+        source: fabric_engine::Error,
+    },
     /// The adapter in this file cannot be used.
     #[error("{}: {source}", path.display())]
     Adapter {
@@ -168,6 +176,18 @@ impl Error {
             }
             _ => 1,
         }
+    }
+
+    /// Whether a GPU failed, rather than what it was to run.
+    pub fn is_of_device(&self) -> bool {
+        let (Error::Engine(source)
+        | Error::Model { source, .. }
+        | Error::Context { source, .. }
+        | Error::BenchContext { source, .. }) = self
+        else {
+            return false;
+        };
+        source.is_of_device()
     }
 
     /// Whether the reader of standard output went away, which is no failure.

@@ -15,6 +15,7 @@ pub mod adapters;
 pub mod args;
 pub mod chat;
 pub mod cmd;
+pub mod device;
 pub mod error;
 pub mod escape;
 pub mod generate;

@@ -3,46 +3,60 @@
 use crate::Error;
 use crate::args::device::DeviceArgs;
 use crate::args::model::{ModelArgs, RopeScaling};
+use crate::device::{self, Chosen};
 use crate::log::{Level, Log};
-use fabric_engine::{Model, ModelOptions, device};
+use fabric_engine::device::VulkanBackend;
+use fabric_engine::{Model, ModelOptions};
 use gguf::Gguf;
 use std::sync::Arc;
 
 /// The model that is used where none is named.
 pub static BUILT_IN: &[u8] = include_bytes!("../../models/tiny-bitnet-TQ2_0.gguf");
 
+/// A model, and the GPU that it runs on, if it does.
+pub struct Loaded {
+    /// The model.
+    pub model: Arc<Model>,
+    /// Its device, unless that is the CPU.
+    pub gpu: Option<Arc<VulkanBackend>>,
+}
+
 /// Loads the model.
 ///
 /// # Errors
 /// What is wrong with the file, or with the device that is asked for.
-pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Model>, Error> {
+pub fn load(args: &ModelArgs, flags: &DeviceArgs, log: &Log) -> Result<Loaded, Error> {
     if args.rope_scaling == Some(RopeScaling::Yarn) {
         let message = "--rope-scaling yarn is not supported: positions are scaled linearly or not at all";
         return Err(Error::Unsupported(message));
     }
-    let device = device::cpu(device.options()).map_err(fabric_engine::Error::from)?;
-    let (mmap, mlock) = args.mmap_mlock();
-    let gguf = match &args.model {
-        Some(path) if mmap => Gguf::open(path)?,
-        Some(path) => Gguf::read(path)?,
-        None => {
-            log.info("no model given (-m): using the small one that is built in, 6M parameters, trained on the King James Bible");
-            Gguf::from_bytes(BUILT_IN)?
-        }
-    };
-    if mlock && let Err(e) = gguf.lock() {
-        log.warning(format_args!("cannot keep the model in memory: {e}"));
+    if args.model.is_none() {
+        log.info(
+            "no model given (-m): using the small one that is built in, 6M parameters, trained on the King James Bible",
+        );
     }
+    let gguf = open(args, log)?;
     describe_file(&gguf, log);
     let (overrides, warnings) = args.overrides(gguf.metadata());
     warnings.iter().for_each(|w| log.warning(w));
     for (key, value) in &overrides {
         log.info(format_args!("override: {key} = {value}"));
     }
-    let model = Model::load(gguf, device, ModelOptions { overrides }).map_err(|source| match &args.model {
-        Some(path) => Error::Model { path: path.clone(), source },
-        None => source.into(),
-    })?;
+    let load = |gguf: Gguf, device| {
+        Model::load(gguf, device, ModelOptions { overrides: overrides.clone() }).map_err(|source| match &args.model {
+            Some(path) => Error::Model { path: path.clone(), source },
+            None => source.into(),
+        })
+    };
+    let Chosen { device, mut gpu } = device::choose(flags, &gguf, log)?;
+    let model = match load(gguf, device) {
+        Err(e) if gpu.is_some() && flags.gpu.fallback && e.is_of_device() => {
+            log.warning(format_args!("{e}: the model runs on the CPU"));
+            gpu = None;
+            load(open(args, log)?, Chosen::cpu(flags.options())?.device)?
+        }
+        result => result?,
+    };
     model.notices().iter().for_each(|n| log.warning(n));
     let hp = model.hparams();
     log.info(format_args!(
@@ -57,7 +71,20 @@ pub fn load(args: &ModelArgs, device: &DeviceArgs, log: &Log) -> Result<Arc<Mode
     if let Some(vocab) = model.vocab() {
         vocab.warnings().iter().for_each(|w| log.warning(w));
     }
-    Ok(Arc::new(model))
+    Ok(Loaded { model: Arc::new(model), gpu })
+}
+
+fn open(args: &ModelArgs, log: &Log) -> Result<Gguf, Error> {
+    let (mmap, mlock) = args.mmap_mlock();
+    let gguf = match &args.model {
+        Some(path) if mmap => Gguf::open(path)?,
+        Some(path) => Gguf::read(path)?,
+        None => Gguf::from_bytes(BUILT_IN)?,
+    };
+    if mlock && let Err(e) = gguf.lock() {
+        log.warning(format_args!("cannot keep the model in memory: {e}"));
+    }
+    Ok(gguf)
 }
 
 fn describe_file(gguf: &Gguf, log: &Log) {

@@ -201,10 +201,11 @@ fn two_outputs_and_progress() {
     // -n 0 comes besides -n 4.
     assert_eq!(ran.stderr.lines().map(serde_json::from_str::<Json>).filter(Result::is_ok).count(), 2);
 
-    let ran = run(&["-p", "0", "-n", "1", "-d", "2", "-r", "2", "--progress", "-ngl", "99", "-fa", "1", "-ctk", "f16"]);
+    let ran =
+        run(&["-p", "0", "-n", "1", "-d", "2", "-r", "2", "--progress", "-sm", "layer", "-fa", "1", "-ctk", "f16"]);
     assert_eq!(ran.status, 0);
     let lines: Vec<_> = ran.stderr.lines().collect();
-    assert!(lines[0].starts_with("warning: -ngl has no effect") && lines[1].starts_with("warning: -fa has no effect"));
+    assert!(lines[0].starts_with("warning: -sm has no effect") && lines[1].starts_with("warning: -fa has no effect"));
     let steps: Vec<_> = lines[2..].iter().map(|l| l.strip_prefix("fabric-bench: benchmark 1/1: ").unwrap()).collect();
     let expected = ["starting", "warmup generation run", "depth run", "generation run 1/2", "generation run 2/2"];
     assert_eq!(steps, expected);

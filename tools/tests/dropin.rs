@@ -29,7 +29,7 @@ for Ctrl-C. llama-perplexity ends with 0 where the text is too short; here that 
 ";
 
 /// Flags that llama.cpp's tool of the same kind does not have.
-const OWN: &[&str] = &["simd", "logits-file", "floor"];
+const OWN: &[&str] = &["simd", "logits-file", "floor", "vk-max-binding", "profile", "fallback"];
 
 /// Here, there, flags here, and those of llama.cpp that are absent here.
 fn tools() -> Vec<(&'static str, &'static str, Command, &'static [Absent])> {

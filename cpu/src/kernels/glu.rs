@@ -22,10 +22,22 @@ multiversion! {
     }
 }
 
+const GELU: [f32; 2] = [GluKind::GELU[0] as f32, GluKind::GELU[1] as f32];
+
+multiversion! {
+    fn geglu(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        for (y, (&g, &u)) in y.iter_mut().zip(gate.iter().zip(up)) {
+            let z = g * (GELU[0] + GELU[1] * (g * g));
+            *y = (g / (1.0 + super::exp(-z))) * u;
+        }
+    }
+}
+
 pub(crate) fn glu(c: Compiler, kind: GluKind) -> Vec<Step> {
     match kind {
         GluKind::Swiglu => rows(c, |level, [gate, up], y| swiglu(level, gate, up, y)),
         GluKind::Reglu2 => rows(c, |level, [gate, up], y| reglu2(level, gate, up, y)),
+        GluKind::Geglu => rows(c, |level, [gate, up], y| geglu(level, gate, up, y)),
     }
 }
 
@@ -39,6 +51,14 @@ multiversion! {
                     s * (1.0 + g * (1.0 - s))
                 }
                 GluKind::Reglu2 => if g > 0.0 { 2.0 * g } else { 0.0 },
+                GluKind::Geglu => {
+                    // Far out nothing changes any more, and the square would overflow.
+                    let g = if g > 16.0 { 16.0 } else { g };
+                    let g = if g < -16.0 { -16.0 } else { g };
+                    let gg = g * g;
+                    let s = 1.0 / (1.0 + super::exp(-(g * (GELU[0] + GELU[1] * gg))));
+                    s * (1.0 + (g * (1.0 - s)) * (GELU[0] + (3.0 * GELU[1]) * gg))
+                }
             };
             dx[i] = dy[i] * up[i] * derivative;
         }

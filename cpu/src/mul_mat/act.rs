@@ -134,12 +134,11 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
 #[inline(always)]
 unsafe fn floats(x: &[f32], dst: *mut u8) {
     let padded = x.len().next_multiple_of(16);
-    // SAFETY: a record of floats has room for `padded` of them; zero bytes are floats.
-    let dst = unsafe {
-        dst.write_bytes(0, padded * 4);
-        std::slice::from_raw_parts_mut(dst.cast::<f32>(), padded)
-    };
-    dst[..x.len()].copy_from_slice(x);
+    // SAFETY: a record of floats has room for `padded` of them, and x is elsewhere.
+    unsafe {
+        dst.copy_from_nonoverlapping(x.as_ptr().cast(), x.len() * 4);
+        dst.add(x.len() * 4).write_bytes(0, (padded - x.len()) * 4);
+    }
 }
 
 /// Rounds to the nearest f16 (ties to even, subnormals kept) and back.

@@ -42,12 +42,23 @@ pub struct Inputs {
     pub rope: TensorId,
     /// Sequence, first and end of the positions that each token sees, I32 `[3, n_tokens]`.
     pub span: TensorId,
+    /// What local layers take in place of `rope` and `span`, if there are any.
+    pub local: Option<LocalInputs>,
     /// Rows of the cache that the tokens' K and V go to, I32 `[n_tokens]`; without a cache, none.
     pub cache_rows: Option<TensorId>,
     /// Tokens whose logits are wanted, I32 `[n_outputs]`.
     pub outputs: Option<TensorId>,
     /// The seed of dropout, I32 `[2]`, if there is any.
     pub seed: Option<TensorId>,
+}
+
+/// Inputs of layers with a sliding window.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalInputs {
+    /// As [`Inputs::rope`], with the local layers' base.
+    pub rope: TensorId,
+    /// As [`Inputs::span`], of what the window shows.
+    pub span: TensorId,
 }
 
 /// What the graphs of a model are built from.
@@ -152,8 +163,15 @@ impl<'m> Builder<'m> {
         let tokens = graph.input("tokens", ints(&[n_tokens])?);
         let span = graph.input("span", ints(&[3, n_tokens])?);
         let rope = graph.input_f32("rope", &[parts.hp.n_rot, n_tokens])?;
+        let local = match parts.hp.sliding_window {
+            Some(_) => Some(LocalInputs {
+                rope: graph.input_f32("rope_local", &[parts.hp.n_rot, n_tokens])?,
+                span: graph.input("span_local", ints(&[3, n_tokens])?),
+            }),
+            None => None,
+        };
         let seed = if parts.dropout > 0.0 { Some(graph.input("seed", ints(&[2])?)) } else { None };
-        let inputs = Inputs { tokens, rope, span, cache_rows: None, outputs: None, seed };
+        let inputs = Inputs { tokens, rope, span, local, cache_rows: None, outputs: None, seed };
         let (used, lora, bindings) = (HashMap::new(), Vec::new(), Bindings::new());
         Ok(Builder { graph, parts, cache: None, lora, used, bindings, n_tokens, inputs })
     }
@@ -188,7 +206,9 @@ impl<'m> Builder<'m> {
         let (name, tokens) = (TensorRole::TokenEmbd.weight(0), self.inputs.tokens);
         let table = self.weight(name)?;
         let x = self.graph.get_rows(table, tokens)?;
-        self.add_adapters(name, tokens, x)
+        let x = self.add_adapters(name, tokens, x)?;
+        let scale = self.parts.hp.embd_scale;
+        if scale == 1.0 { Ok(x) } else { Ok(self.graph.scale(x, scale)?) }
     }
 
     /// The final norm and the output matrix: `[n_embd, n]` to `[n_vocab, n]`.
@@ -196,7 +216,12 @@ impl<'m> Builder<'m> {
         let x = self.norm(TensorRole::OutputNorm, 0, x)?;
         let own = self.parts.weights.contains_key(&TensorRole::Output.weight(0));
         let role = if own { TensorRole::Output } else { TensorRole::TokenEmbd };
-        let logits = self.linear(role, 0, x)?;
+        let mut logits = self.linear(role, 0, x)?;
+        // The output's own bias was added with its matrix.
+        if !own && self.parts.weights.contains_key(&TensorRole::Output.bias(0)) {
+            let bias = self.weight(TensorRole::Output.bias(0))?;
+            logits = self.graph.add(logits, bias)?;
+        }
         Ok(self.graph.name(logits, "logits".into()))
     }
 
@@ -288,16 +313,21 @@ impl<'m> Builder<'m> {
         Ok(self.graph.glu(gate, up, self.parts.hp.activation)?)
     }
 
-    /// RoPE on q and k, then attention: over the cache, with K and V put into it, or of the batch's tokens over each other.
+    /// Norms of each head of q and k where the model has them, RoPE on both, then attention: over the cache, with K and V put
+    /// into it, or of the batch's tokens over each other; in local layers, over what the window shows.
     ///
     /// q `[n_embd_head_k * n_head, n_tokens]`, k and v `[n_embd_gqa, n_tokens]`; result `[n_embd_head_v * n_head, n_tokens]`.
     pub fn attention(&mut self, il: u32, q: TensorId, k: TensorId, v: TensorId) -> Result<TensorId, OpError> {
         let (hp, n, inputs) = (self.parts.hp, self.n_tokens, self.inputs);
+        let q = self.heads(TensorRole::AttnQNorm, il, q, hp.n_head)?;
+        let k = self.heads(TensorRole::AttnKNorm, il, k, hp.n_head_kv)?;
+        let (rope, span) = match inputs.local {
+            Some(local) if hp.is_local(il) => (local.rope, local.span),
+            _ => (inputs.rope, inputs.span),
+        };
         let g = &mut self.graph;
-        let q = g.reshape(q, &[hp.n_embd_head_k, hp.n_head, n])?;
-        let k = g.reshape(k, &[hp.n_embd_head_k, hp.n_head_kv, n])?;
-        let q = g.rope(q, inputs.rope, hp.rope_mode)?;
-        let k = g.rope(k, inputs.rope, hp.rope_mode)?;
+        let q = g.rope(q, rope, hp.rope_mode)?;
+        let k = g.rope(k, rope, hp.rope_mode)?;
         let k = g.reshape(k, &[hp.n_embd_k_gqa(), n])?;
         let [k, v] = match self.cache {
             Some(cache) => self.store(cache, il, [k, v])?,
@@ -310,8 +340,14 @@ impl<'m> Builder<'m> {
             }
         };
         let g = &mut self.graph;
-        let y = g.flash_attn_ext(q, k, v, inputs.span, hp.attn_scale)?; // [n_embd_head_v, n_head, n_tokens]
+        let y = g.flash_attn_ext(q, k, v, span, hp.attn_scale)?; // [n_embd_head_v, n_head, n_tokens]
         Ok(g.reshape(y, &[hp.n_embd_head_v * hp.n_head, n])?)
+    }
+
+    /// q or k, `[n_embd_head_k, n_head, n_tokens]`, each head through the norm of this role where the model has it.
+    fn heads(&mut self, norm: TensorRole, il: u32, x: TensorId, n_head: usize) -> Result<TensorId, OpError> {
+        let x = self.graph.reshape(x, &[self.parts.hp.n_embd_head_k, n_head, self.n_tokens])?;
+        if self.parts.weights.contains_key(&norm.weight(il)) { self.norm(norm, il, x) } else { Ok(x) }
     }
 
     /// Puts K and V of the batch into the cache. Answers with the cache, `[head, n_head_kv, n_ctx, n_seq_max]` each.

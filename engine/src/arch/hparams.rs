@@ -28,6 +28,21 @@ pub struct HParams {
     pub rope_freq_scale: f32,
     /// The feed-forward activation.
     pub activation: GluKind,
+    /// Multiplies the embeddings.
+    pub embd_scale: f32,
+    /// Of the layers that do not see all tokens.
+    pub sliding_window: Option<SlidingWindow>,
+}
+
+/// Local layers: those that see only the tokens near them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SlidingWindow {
+    /// How many tokens one sees, itself included.
+    pub n_swa: usize,
+    /// Of each layer, whether it is local.
+    pub layers: Vec<bool>,
+    /// The base of their RoPE, whose positions are not scaled.
+    pub rope_freq_base: f32,
 }
 
 impl HParams {
@@ -39,6 +54,11 @@ impl HParams {
     /// Width of V for all heads.
     pub fn n_embd_v_gqa(&self) -> usize {
         self.n_embd_head_v * self.n_head_kv
+    }
+
+    /// Whether layer `il` sees only the tokens near it.
+    pub fn is_local(&self, il: u32) -> bool {
+        self.sliding_window.as_ref().is_some_and(|w| w.layers.get(il as usize).is_some_and(|&local| local))
     }
 
     /// Reads and checks the `{arch}.*` keys.
@@ -65,6 +85,12 @@ impl HParams {
         if experts != 0 {
             return Err(keys.bad("expert_count", "0 (mixtures of experts are not supported)", experts));
         }
+        for suffix in ["attn_logit_softcapping", "final_logit_softcapping"] {
+            let cap = keys.f32(suffix, 0.0)?;
+            if cap != 0.0 {
+                return Err(keys.bad(suffix, "0 (soft caps of logits are not supported)", cap));
+            }
+        }
         let scale = keys.f32(key::ATTENTION_SCALE, 0.0)?;
         let mut hp = HParams {
             n_vocab,
@@ -78,12 +104,17 @@ impl HParams {
             n_embd_head_v,
             n_rot,
             rms_eps: keys.rms_eps()?,
-            attn_scale: if scale > 0.0 { scale } else { 1.0 / (n_embd_head_k as f32).sqrt() },
+            attn_scale: scale,
             rope_mode: arch.rope_mode(),
             rope_freq_base: keys.f32(key::ROPE_FREQ_BASE, 10000.0)?,
             rope_freq_scale: keys.rope_freq_scale()?,
             activation: arch.activation(),
+            embd_scale: arch.embd_scale(n_embd),
+            sliding_window: keys.sliding_window(arch.sliding_window_pattern(), n_layer)?,
         };
+        if scale <= 0.0 {
+            hp.attn_scale = arch.attn_scale(&hp);
+        }
         let default = if is_bitnet_2b_4t(arch, &hp) { GluKind::Reglu2 } else { hp.activation };
         hp.activation = keys.activation(default)?;
         Ok(hp)
@@ -177,13 +208,37 @@ impl Keys<'_> {
         Ok(if kind == "none" || factor == 0.0 { 1.0 } else { 1.0 / factor })
     }
 
+    /// `pattern`: the architecture's own; `None` where it has no local layers, whatever the file says.
+    fn sliding_window(&self, pattern: Option<u32>, n_layer: usize) -> Result<Option<SlidingWindow>, Error> {
+        const KEY: &str = key::ATTENTION_SLIDING_WINDOW_PATTERN;
+        let Some(pattern) = pattern else { return Ok(None) };
+        let n_swa = self.size_or_zero(key::ATTENTION_SLIDING_WINDOW)? as usize;
+        if n_swa == 0 {
+            return Ok(None);
+        }
+        let name = self.key(KEY);
+        let every = |n: u32| (0..n_layer as u32).map(|il| n == 0 || il % n < n - 1).collect::<Vec<_>>();
+        let layers = match self.m.get(&name) {
+            None => every(pattern),
+            Some(Value::Array(Array::Bool(v))) => v.clone(),
+            Some(Value::Array(Array::U32(v))) => v.iter().map(|&n| n != 0).collect(),
+            Some(Value::Array(Array::I32(v))) => v.iter().map(|&n| n != 0).collect(),
+            Some(_) => every(self.m.require_u32(&name)?),
+        };
+        if layers.len() != n_layer {
+            return Err(self.bad(KEY, format!("a number, or one for each of {n_layer} layers"), layers.len()));
+        }
+        Ok(Some(SlidingWindow { n_swa, layers, rope_freq_base: self.f32(key::ROPE_FREQ_BASE_SWA, 10000.0)? }))
+    }
+
     fn activation(&self, default: GluKind) -> Result<GluKind, Error> {
         const KEY: &str = key::HIDDEN_ACTIVATION;
         match self.m.str(&self.key(KEY))? {
             None => Ok(default),
             Some("silu" | "swish") => Ok(GluKind::Swiglu),
             Some("relu2" | "relu_squared" | "squared_relu") => Ok(GluKind::Reglu2),
-            Some(other) => Err(self.bad(KEY, "'silu' or 'relu2'", format!("'{other}'"))),
+            Some("gelu_pytorch_tanh") => Ok(GluKind::Geglu),
+            Some(other) => Err(self.bad(KEY, "'silu', 'relu2' or 'gelu_pytorch_tanh'", format!("'{other}'"))),
         }
     }
 }

@@ -37,16 +37,21 @@ impl Architecture for Llama {
     }
 
     fn layer(&self, b: &mut Builder, il: u32, x: TensorId) -> Result<TensorId, OpError> {
-        let h = b.norm(AttnNorm, il, x)?; // [n_embd, n_tokens]
-        let (q, k, v) = (b.linear(AttnQ, il, h)?, b.linear(AttnK, il, h)?, b.linear(AttnV, il, h)?);
-        let h = b.attention(il, q, k, v)?; // [n_embd_head_v * n_head, n_tokens]
-        let h = b.linear(AttnOutput, il, h)?; // [n_embd, n_tokens]
-        let x = b.add(x, h)?;
-
-        let h = b.norm(FfnNorm, il, x)?;
-        let (gate, up) = (b.linear(FfnGate, il, h)?, b.linear(FfnUp, il, h)?); // [n_ff, n_tokens]
-        let h = b.glu(gate, up)?;
-        let h = b.linear(FfnDown, il, h)?; // [n_embd, n_tokens]
-        b.add(x, h)
+        layer(b, il, x)
     }
+}
+
+/// The layer of Llama, and of those that differ from it only in biases and in norms of the heads.
+pub(super) fn layer(b: &mut Builder, il: u32, x: TensorId) -> Result<TensorId, OpError> {
+    let h = b.norm(AttnNorm, il, x)?; // [n_embd, n_tokens]
+    let (q, k, v) = (b.linear(AttnQ, il, h)?, b.linear(AttnK, il, h)?, b.linear(AttnV, il, h)?);
+    let h = b.attention(il, q, k, v)?; // [n_embd_head_v * n_head, n_tokens]
+    let h = b.linear(AttnOutput, il, h)?; // [n_embd, n_tokens]
+    let x = b.add(x, h)?;
+
+    let h = b.norm(FfnNorm, il, x)?;
+    let (gate, up) = (b.linear(FfnGate, il, h)?, b.linear(FfnUp, il, h)?); // [n_ff, n_tokens]
+    let h = b.glu(gate, up)?;
+    let h = b.linear(FfnDown, il, h)?; // [n_embd, n_tokens]
+    b.add(x, h)
 }

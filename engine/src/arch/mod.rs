@@ -2,18 +2,22 @@
 
 mod bitnet;
 mod builder;
+mod gemma3;
 mod hparams;
 mod llama;
+mod qwen2;
+mod qwen3;
 
-pub use builder::{Builder, Built, Inputs, LoraTensors, Parts, Shape, Weight};
-pub use hparams::HParams;
+pub use builder::{Builder, Built, Inputs, LocalInputs, LoraTensors, Parts, Shape, Weight};
+pub use hparams::{HParams, SlidingWindow};
 
 use ggml_ops::ops::{GluKind, RopeMode};
 use ggml_ops::{OpError, TensorId};
 use gguf::{TensorName, TensorRole};
 
 /// Every architecture that the engine runs.
-pub const ARCHITECTURES: &[&dyn Architecture] = &[&bitnet::Bitnet, &bitnet::BitnetB158, &llama::Llama];
+pub const ARCHITECTURES: &[&dyn Architecture] =
+    &[&bitnet::Bitnet, &bitnet::BitnetB158, &llama::Llama, &qwen2::Qwen2, &qwen3::Qwen3, &gemma3::Gemma3];
 
 /// The row of the table with this `general.architecture`.
 pub fn find(name: &str) -> Option<&'static dyn Architecture> {
@@ -31,6 +35,22 @@ pub trait Architecture: Sync {
     /// The feed-forward activation where the file has no `{arch}.hidden_activation`.
     fn activation(&self) -> GluKind {
         GluKind::Swiglu
+    }
+
+    /// What the embeddings are multiplied by.
+    fn embd_scale(&self, _n_embd: usize) -> f32 {
+        1.0
+    }
+
+    /// What q k^T is multiplied by where the file has no `{arch}.attention.scale`.
+    fn attn_scale(&self, hp: &HParams) -> f32 {
+        1.0 / (hp.n_embd_head_k as f32).sqrt()
+    }
+
+    /// Of how many layers the last sees all tokens and the others are local, where the file does not say; `None`: a sliding
+    /// window in the file has no meaning.
+    fn sliding_window_pattern(&self) -> Option<u32> {
+        None
     }
 
     /// The tensors of a model with these hyperparameters.
@@ -92,6 +112,12 @@ impl Specs {
         self.linear(FfnGate, il, hp.n_embd, hp.n_ff);
         self.linear(FfnUp, il, hp.n_embd, hp.n_ff);
         self.linear(FfnDown, il, hp.n_ff, hp.n_embd);
+    }
+
+    /// The norms of each head of Q and K.
+    pub(crate) fn head_norms(&mut self, hp: &HParams, il: u32) {
+        self.required(TensorRole::AttnQNorm.weight(il), &[hp.n_embd_head_k]);
+        self.required(TensorRole::AttnKNorm.weight(il), &[hp.n_embd_head_k]);
     }
 
     pub(crate) fn finish(self) -> Vec<TensorSpec> {

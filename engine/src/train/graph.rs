@@ -36,6 +36,8 @@ pub(super) struct Inputs {
     pub rope: TensorId,
     /// I32 `[3, n_tokens]`: 0, first and end of what a token sees.
     pub span: TensorId,
+    /// What local layers take in place of `rope` and `span`.
+    pub local: Option<arch::LocalInputs>,
     /// The token that comes next, I32 `[n_tokens]`.
     pub labels: TensorId,
     /// What its loss is multiplied by, F32 `[n_tokens]`; 0 where it does not count.
@@ -65,8 +67,8 @@ impl TrainGraph {
         let labels = b.ints("labels", &[n])?;
         let weights = b.graph().input_f32("weights", &[n])?;
         let ones = if shape.gradients { Some(b.graph().input_f32("ones", &[n])?) } else { None };
-        let arch::Inputs { tokens, rope, span, seed, .. } = b.inputs();
-        let inputs = Inputs { tokens, rope, span, labels, weights, ones, seed };
+        let arch::Inputs { tokens, rope, span, local, seed, .. } = b.inputs();
+        let inputs = Inputs { tokens, rope, span, local, labels, weights, ones, seed };
 
         let mut xs = vec![b.embed()?]; // each [n_embd, n_tokens]
         for il in 0..hp.n_layer as u32 {

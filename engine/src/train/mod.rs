@@ -11,4 +11,4 @@ pub mod optimizer;
 mod trainer;
 
 pub use error::Error;
-pub use trainer::{MemoryNeed, StepReport, TrainOptions, Trainer};
+pub use trainer::{Gradients, MemoryNeed, StepReport, TrainOptions, Trainer};

@@ -19,7 +19,7 @@ use std::sync::Arc;
 /// Programs kept ready, by number of tokens: their memory is large.
 const MAX_PROGRAMS: usize = 2;
 /// Without recomputation, a graph may take this much memory before recomputation is worth its time.
-const RECOMPUTE_ABOVE: usize = 384 << 20;
+const RECOMPUTE_ABOVE: usize = 512 << 20;
 
 /// How to train.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +65,9 @@ pub struct StepReport {
     pub tokens: usize,
 }
 
+/// Gradients by the names of the adapter's tensors.
+pub type Gradients = Vec<(String, Vec<f32>)>;
+
 /// Memory that a run needs, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MemoryNeed {
@@ -104,6 +107,8 @@ pub struct Trainer {
     /// A and B of each tensor of the adapter, in its order.
     params: Vec<Param>,
     options: TrainOptions,
+    /// Tokens of a run at most: of training, of validation.
+    run_tokens: [usize; 2],
     schedule: LrSchedule,
     progress: Progress,
     recompute: bool,
@@ -121,26 +126,37 @@ struct Host {
     weights: Vec<f32>,
     span: Vec<i32>,
     rope: Vec<f32>,
+    local_span: Vec<i32>,
+    local_rope: Vec<f32>,
     values: Vec<f32>,
 }
 
 impl Trainer {
-    /// A run from the start, for `n_windows` windows an epoch.
+    /// A run from the start, for `n_windows` windows an epoch, of `longest` tokens at most.
     ///
     /// # Errors
     /// Where the device gives no memory for the adapter.
-    pub fn new(model: Arc<Model>, adapter: Adapter, options: TrainOptions, n_windows: usize) -> Result<Trainer, Error> {
+    pub fn new(
+        model: Arc<Model>,
+        adapter: Adapter,
+        options: TrainOptions,
+        n_windows: usize,
+        longest: usize,
+    ) -> Result<Trainer, Error> {
         let loaded = LoadedAdapter::new(&adapter, model.device(), 1.0)?;
         let params = params(&adapter);
         let per_epoch = (n_windows as u64).div_ceil(options.batch_size.max(1) as u64);
         let total_steps = per_epoch.saturating_mul(options.epochs).min(options.max_steps.unwrap_or(u64::MAX));
         let schedule = LrSchedule { total_steps, ..options.schedule };
+        let run_tokens = padded(longest.max(options.n_ubatch.min(longest.saturating_mul(options.batch_size))));
+        let val_tokens = padded(longest.max(options.n_ubatch));
         let mut trainer = Trainer {
             model,
             adapter,
             loaded: vec![Arc::new(loaded)],
             params,
             options,
+            run_tokens: [run_tokens, val_tokens],
             schedule,
             progress: Progress::default(),
             recompute: false,
@@ -150,7 +166,7 @@ impl Trainer {
         };
         trainer.recompute = match trainer.options.recompute {
             Some(choice) => choice,
-            None => trainer.graph_bytes(trainer.options.n_ubatch, false)? > RECOMPUTE_ABOVE,
+            None => trainer.graph_bytes(run_tokens, true, false)? > RECOMPUTE_ABOVE,
         };
         Ok(trainer)
     }
@@ -178,25 +194,26 @@ impl Trainer {
         }
     }
 
-    /// The memory that steps with windows of `n_tokens` will need.
+    /// The memory that training and validation will need at most.
     ///
     /// # Errors
-    /// Where the graph cannot be built.
-    pub fn memory_need(&self, n_tokens: usize) -> Result<MemoryNeed, Error> {
-        let n_tokens = n_tokens.max(self.options.n_ubatch);
+    /// Where a graph cannot be built.
+    pub fn memory_need(&self) -> Result<MemoryNeed, Error> {
+        let [train, val] = self.run_tokens;
         let n_params: usize = self.params.iter().map(|p| p.value.len()).sum();
+        let graph = self.graph_bytes(train, true, self.recompute)? + self.graph_bytes(val, false, false)?;
         Ok(MemoryNeed {
             weights: self.model.gguf().file_bytes(),
-            graph: self.graph_bytes(n_tokens, self.recompute)? as u64,
+            graph: graph as u64,
             // On the host: value, gradient, m, v and the adapter; on the device: value.
             adapter: 6 * 4 * n_params as u64,
             recompute: self.recompute,
         })
     }
 
-    fn graph_bytes(&self, n_tokens: usize, recompute: bool) -> Result<usize, Error> {
-        let shape = Shape { n_tokens, gradients: true, recompute, dropout: self.options.dropout };
-        let built = TrainGraph::build(&self.model, &self.loaded, shape)?;
+    fn graph_bytes(&self, n_tokens: usize, gradients: bool, recompute: bool) -> Result<usize, Error> {
+        let dropout = if gradients { self.options.dropout } else { 0.0 };
+        let built = TrainGraph::build(&self.model, &self.loaded, Shape { n_tokens, gradients, recompute, dropout })?;
         Ok(Plan::new(&built.graph, 64).arena)
     }
 
@@ -309,7 +326,7 @@ impl Trainer {
     ///
     /// # Errors
     /// Where the model cannot be run.
-    pub fn gradients(&mut self, windows: &[Window]) -> Result<(f32, Vec<(String, Vec<f32>)>), Error> {
+    pub fn gradients(&mut self, windows: &[Window]) -> Result<(f32, Gradients), Error> {
         let loss = self.forward_backward(windows)?;
         let taken = self.params.iter_mut().map(|p| {
             let zeros = vec![0.0; p.grad.len()];
@@ -364,6 +381,10 @@ impl Trainer {
         program.write(inputs.weights, cast_slice(&host.weights))?;
         program.write(inputs.span, cast_slice(&host.span))?;
         program.write(inputs.rope, cast_slice(&host.rope))?;
+        if let Some(local) = inputs.local {
+            program.write(local.span, cast_slice(&host.local_span))?;
+            program.write(local.rope, cast_slice(&host.local_rope))?;
+        }
         if let Some(ones) = inputs.ones {
             host.values.clear();
             host.values.resize(n_tokens, 1.0);
@@ -445,12 +466,14 @@ fn read<'v>(program: &mut dyn Program, id: TensorId, len: usize, values: &'v mut
 
 impl Host {
     fn fill(&mut self, windows: &[Window], weight: f32, n_tokens: usize, model: &Model) {
-        let Host { tokens, labels, weights, span, rope, values: _ } = self;
-        for list in [&mut *tokens, labels, span] {
+        let Host { tokens, labels, weights, span, rope, local_span, local_rope, values: _ } = self;
+        for list in [&mut *tokens, labels, span, local_span] {
             list.clear();
         }
         weights.clear();
         rope.clear();
+        local_rope.clear();
+        let window = model.hparams().sliding_window.as_ref();
         // Token ids and lengths are far below 2^31.
         for w in windows {
             let base = tokens.len() as i32;
@@ -460,6 +483,11 @@ impl Host {
                 weights.push(w.weights[i] * weight);
                 span.extend([0, base + w.first[i] as i32, base + i as i32 + 1]);
                 model.rope_row(w.positions[i] as usize, rope);
+                if let Some(window) = window {
+                    let first = (w.first[i] as usize).max((i + 1).saturating_sub(window.n_swa));
+                    local_span.extend([0, base + first as i32, base + i as i32 + 1]);
+                    model.local_rope_row(w.positions[i] as usize, local_rope);
+                }
             }
         }
         // What is left sees nothing, and counts for nothing.
@@ -469,6 +497,10 @@ impl Host {
             weights.push(0.0);
             span.extend([0, 0, 0]);
             model.rope_row(0, rope);
+            if window.is_some() {
+                local_span.extend([0, 0, 0]);
+                model.local_rope_row(0, local_rope);
+            }
         }
     }
 }

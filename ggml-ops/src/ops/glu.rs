@@ -8,14 +8,20 @@ pub enum GluKind {
     Swiglu,
     /// `relu(g)^2 * u`: BitNet b1.58 2B-4T.
     Reglu2,
+    /// `gelu(g) * u` with `gelu(g) = g / (1 + exp(-z))`, `z = 2 sqrt(2/pi) (g + 0.044715 g^3)`: the tanh form, as in Gemma.
+    Geglu,
 }
 
 impl GluKind {
+    /// The factors of g and of g^3 in gelu's z.
+    pub const GELU: [f64; 2] = [1.595_769_121_605_730_8, 0.044715 * 1.595_769_121_605_730_8];
+
     /// The activation.
     pub fn act(self, g: f64) -> f64 {
         match self {
             GluKind::Swiglu => g / (1.0 + (-g).exp()),
             GluKind::Reglu2 => g.max(0.0) * g.max(0.0),
+            GluKind::Geglu => g / (1.0 + (-g * (Self::GELU[0] + Self::GELU[1] * g * g)).exp()),
         }
     }
 
@@ -27,6 +33,11 @@ impl GluKind {
                 s * (1.0 + g * (1.0 - s))
             }
             GluKind::Reglu2 => 2.0 * g.max(0.0),
+            GluKind::Geglu => {
+                let [a, b] = Self::GELU;
+                let s = 1.0 / (1.0 + (-g * (a + b * g * g)).exp());
+                s * (1.0 + g * (1.0 - s) * (a + 3.0 * b * g * g))
+            }
         }
     }
 }
@@ -70,7 +81,7 @@ impl OpDef for Glu {
 
     fn cases() -> Vec<Case<Self>> {
         let mut cases = Vec::new();
-        for kind in [GluKind::Swiglu, GluKind::Reglu2] {
+        for kind in [GluKind::Swiglu, GluKind::Reglu2, GluKind::Geglu] {
             for ne in [&[1usize][..], &[70, 3], &[256, 2, 2]] {
                 let gate = Operand::f32(ne).range(-12.0, 12.0).padded();
                 // exp's polynomial is good to 3e-7, and a division and two products follow.

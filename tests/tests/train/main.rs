@@ -42,7 +42,7 @@ fn shakespeare(model: &Model) -> Dataset {
 }
 
 fn trainer(model: &Arc<Model>, adapter: Adapter, options: TrainOptions, data: &Dataset) -> Trainer {
-    Trainer::new(model.clone(), adapter, options, data.train.len() as usize).unwrap()
+    Trainer::new(model.clone(), adapter, options, data.train.len() as usize, 128).unwrap()
 }
 
 /// The norm of a difference over the norm of what is right.

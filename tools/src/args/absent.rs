@@ -43,7 +43,7 @@ pub struct Absent {
     pub policy: Policy,
 }
 
-const GPU: Policy = Ignored("there is no GPU backend yet: everything runs on the CPU");
+const GPU: Policy = Ignored("a model runs whole on the CPU or whole on one GPU");
 const SCHEDULING: Policy = Ignored("the operating system places and schedules the threads");
 const ONE_SEQUENCE: Policy = Ignored("there is one sequence");
 const DOWNLOAD: Policy = Refused("nothing is downloaded: fetch the file and name it with -m");
@@ -62,11 +62,8 @@ const fn row(spellings: &'static [&'static str], env: &'static str, takes: Takes
 
 /// The flags of llama-cli and llama-completion that `fabric-main` has no field for.
 pub const MAIN: &[Absent] = &[
-    row(&["-ngl", "--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS", Value, GPU),
-    row(&["-dev", "--device"], "LLAMA_ARG_DEVICE", Value, Only(&["none", "cpu", "CPU"], "there is no GPU backend yet")),
     row(&["-sm", "--split-mode"], "LLAMA_ARG_SPLIT_MODE", Value, GPU),
     row(&["-ts", "--tensor-split"], "LLAMA_ARG_TENSOR_SPLIT", Value, GPU),
-    row(&["-mg", "--main-gpu"], "LLAMA_ARG_MAIN_GPU", Value, GPU),
     row(&["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"], "LLAMA_ARG_KV_OFFLOAD", Nothing, GPU),
     row(&["--op-offload", "--no-op-offload"], "", Nothing, GPU),
     row(&["--no-host"], "LLAMA_ARG_NO_HOST", Nothing, GPU),

@@ -231,7 +231,7 @@ mod tests {
     fn an_optional_value_is_taken_only_if_it_is_one() {
         assert_eq!(args(&["-co", "-i"]), ["--color", "--interactive"]);
         assert_eq!(args(&["-co", "off", "-i"]), ["--color=off", "--interactive"]);
-        let (left, warnings) = normalized(&["-fa", "-n", "1", "-fa", "on", "-ngl", "99"], &[]).unwrap();
+        let (left, warnings) = normalized(&["-fa", "-n", "1", "-fa", "on", "-sm", "layer"], &[]).unwrap();
         assert_eq!(left, ["--predict=1"]);
         assert_eq!(warnings.len(), 3);
         assert!(warnings[0].starts_with("-fa has no effect"), "{warnings:?}");
@@ -271,7 +271,7 @@ mod tests {
         assert!(!refused(("LLAMA_ARG_CACHE_TYPE_K", "f16")));
         assert!(refused(("LLAMA_ARG_CONTEXT_SHIFT", "enabled")));
         assert!(!refused(("LLAMA_ARG_CONTEXT_SHIFT", "off")));
-        assert_eq!(normalized(&[], &[("LLAMA_ARG_N_GPU_LAYERS", "99")]), Ok((vec![], vec![])));
+        assert_eq!(normalized(&[], &[("LLAMA_ARG_SPLIT_MODE", "layer")]), Ok((vec![], vec![])));
         let command_line_wins = normalized(&["-ctk", "f16"], &[("LLAMA_ARG_CACHE_TYPE_K", "q8_0")]);
         assert_eq!(command_line_wins, Ok((vec![], vec![])));
     }

@@ -1,6 +1,7 @@
 //! The command line of `fabric-bench`, which is llama-bench's.
 
 use super::absent::{Absent, Policy, Takes};
+use super::device::{DeviceList, GpuLayers, devices, gpu_layers};
 use super::model::LoadMode;
 use clap::{Parser, ValueEnum};
 use fabric_engine::device::SimdLevel;
@@ -81,6 +82,20 @@ pub struct BenchArgs {
     /// the CPU has
     #[arg(long, value_name = "LEVEL", env = "FABRIC_SIMD", value_parser = levels, help_heading = "Tests")]
     pub simd: Vec<List<SimdLevel>>,
+    /// Devices to run on (list): none or cpu, Vulkan0, Vulkan1, or a part of the name; left out: the CPU, unless -ngl is
+    /// given
+    #[arg(long, visible_alias = "dev", value_name = "NAME", value_parser = device_names, help_heading = "Tests")]
+    pub device: Vec<List<DeviceList>>,
+    /// Layers on the GPU (list): 0 for none; more than the model has, all, or auto for the whole model
+    #[arg(long, visible_alias = "ngl", alias = "gpu-layers", value_name = "N", value_parser = gpu_layers_list,
+          help_heading = "Tests")]
+    pub n_gpu_layers: Vec<List<GpuLayers>>,
+    /// Which GPU, a number from --list-devices
+    #[arg(long, visible_alias = "mg", value_name = "N", help_heading = "Tests")]
+    pub main_gpu: Option<usize>,
+    /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20), help_heading = "Tests")]
+    pub vk_max_binding: Option<u64>,
     /// How files are read (list): auto, none, mmap, mlock, mmap+mlock or dio
     #[arg(long, visible_alias = "lm", value_name = "MODE", default_value = "auto", value_parser = load_modes, help_heading = "Tests")]
     pub load_mode: Vec<List<LoadMode>>,
@@ -96,6 +111,12 @@ pub struct BenchArgs {
     /// No run before those that are timed
     #[arg(long)]
     pub no_warmup: bool,
+    /// Tell the GPU's time in each operation at the end (on standard error); tests are slower
+    #[arg(long)]
+    pub profile: bool,
+    /// Run on the CPU where the GPU cannot be opened or cannot load the model
+    #[arg(long)]
+    pub fallback: bool,
     /// What goes to standard output: md, csv, json, jsonl, sql or none
     #[arg(short, long, value_name = "FORMAT", default_value = "md")]
     pub output: OutputFormat,
@@ -113,7 +134,7 @@ pub struct BenchArgs {
     pub list_devices: bool,
 }
 
-const GPU: Policy = Policy::Ignored("there is no GPU backend yet: everything runs on the CPU");
+const GPU: Policy = Policy::Ignored("a model runs whole on the CPU or whole on one GPU");
 const SCHEDULING: Policy = Policy::Ignored("the operating system places and schedules the threads");
 const CACHE_TYPE: Policy = Policy::Only(&["f16"], "the KV cache is always f16");
 const FIT: Policy = Policy::Ignored("the context is as large as the test needs");
@@ -124,7 +145,6 @@ const fn row(spellings: &'static [&'static str], takes: Takes, policy: Policy) -
 
 /// llama-bench's flags that there is no field for.
 pub const ABSENT: &[Absent] = &[
-    row(&["-ngl", "--n-gpu-layers"], Takes::Value, GPU),
     row(
         &["-fa", "--flash-attn"],
         Takes::Value,
@@ -134,13 +154,7 @@ pub const ABSENT: &[Absent] = &[
     row(&["-ctv", "--cache-type-v"], Takes::Value, CACHE_TYPE),
     row(&["-ncmoe", "--n-cpu-moe"], Takes::Value, GPU),
     row(&["-sm", "--split-mode"], Takes::Value, GPU),
-    row(&["-mg", "--main-gpu"], Takes::Value, GPU),
     row(&["-nkvo", "--no-kv-offload"], Takes::Value, GPU),
-    row(
-        &["-dev", "--device"],
-        Takes::Value,
-        Policy::Only(&["none", "auto", "cpu", "CPU"], "there is no GPU backend yet"),
-    ),
     row(&["-ts", "--tensor-split"], Takes::Value, GPU),
     row(&["-ot", "--override-tensor"], Takes::Value, GPU),
     row(&["-nopo", "--no-op-offload"], Takes::Value, GPU),
@@ -250,6 +264,14 @@ fn paths(text: &str) -> Result<List<PathBuf>, String> {
 fn levels(text: &str) -> Result<List<SimdLevel>, String> {
     let level = |name: &str| name.parse::<SimdLevel>().map_err(|e| e.to_string());
     text.split(',').map(level).collect::<Result<_, _>>().map(List)
+}
+
+fn device_names(text: &str) -> Result<List<DeviceList>, String> {
+    text.split(',').map(devices).collect::<Result<_, _>>().map(List)
+}
+
+fn gpu_layers_list(text: &str) -> Result<List<GpuLayers>, String> {
+    text.split(',').map(gpu_layers).collect::<Result<_, _>>().map(List)
 }
 
 fn load_modes(text: &str) -> Result<List<LoadMode>, String> {

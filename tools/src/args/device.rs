@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fabric_engine::DeviceOptions;
-use fabric_engine::device::SimdLevel;
+use fabric_engine::device::{DeviceChoice, SimdLevel};
 
 /// Flags that choose the device. None of them changes the output.
 #[derive(Args, Clone, Debug)]
@@ -16,15 +16,142 @@ pub struct DeviceArgs {
     /// the CPU has
     #[arg(long, value_name = "LEVEL", env = "FABRIC_SIMD")]
     pub simd: Option<SimdLevel>,
+    /// The GPU.
+    #[command(flatten)]
+    pub gpu: GpuArgs,
     /// Print the devices and exit
     #[arg(long)]
     pub list_devices: bool,
 }
 
+/// Flags that ask for a GPU.
+#[derive(Args, Clone, Debug, Default)]
+pub struct GpuArgs {
+    /// Device to run on: none or cpu, Vulkan0, Vulkan1, or a part of its name; left out: the CPU, unless -ngl is given
+    #[arg(long, visible_alias = "dev", value_name = "NAME", env = "LLAMA_ARG_DEVICE", value_parser = devices)]
+    pub device: Option<DeviceList>,
+    /// Layers on the GPU: 0 for none; more than the model has, all, or auto for the whole model
+    #[arg(long, visible_alias = "ngl", alias = "n-gpu-layers", value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS",
+          value_parser = gpu_layers)]
+    pub gpu_layers: Option<GpuLayers>,
+    /// Which GPU: a number from --list-devices, or a place in the list of -dev
+    #[arg(long, visible_alias = "mg", value_name = "N", env = "LLAMA_ARG_MAIN_GPU")]
+    pub main_gpu: Option<usize>,
+    /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub vk_max_binding: Option<u64>,
+    /// Tell the GPU's time in each operation at the end (on standard error)
+    #[arg(long)]
+    pub profile: bool,
+    /// Run on the CPU where the GPU cannot be opened or cannot load the model
+    #[arg(long)]
+    pub fallback: bool,
+}
+
+/// A device of `-dev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceName {
+    /// The CPU, by Fabric's own kernels.
+    Cpu,
+    /// A device that Vulkan offers.
+    Vulkan(DeviceChoice),
+}
+
+/// The value of `-dev`, and what it stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceList {
+    /// As it was given.
+    pub text: String,
+    /// At least one device; none for `auto`.
+    pub devices: Vec<DeviceName>,
+}
+
+impl DeviceList {
+    /// Whether it names anything but the CPU.
+    pub fn has_gpu(&self) -> bool {
+        self.devices.iter().any(|d| *d != DeviceName::Cpu)
+    }
+}
+
+/// The value of `-ngl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuLayers {
+    /// So many; llama.cpp counts the output matrix as one more.
+    Count(u64),
+    /// `all`, `auto`, or a negative number.
+    All,
+}
+
 impl DeviceArgs {
-    /// For the engine.
+    /// For the engine's CPU.
     pub fn options(&self) -> DeviceOptions {
-        let &DeviceArgs { threads, simd, list_devices: _ } = self;
+        let &DeviceArgs { threads, simd, gpu: _, list_devices: _ } = self;
         DeviceOptions { threads: usize::try_from(threads).ok().filter(|&n| n > 0), simd }
+    }
+}
+
+/// Devices with commas between, as `Vulkan0,Vulkan1`.
+///
+/// # Errors
+/// If one of them is empty.
+pub fn devices(text: &str) -> Result<DeviceList, String> {
+    if text.eq_ignore_ascii_case("auto") {
+        return Ok(DeviceList { text: text.into(), devices: Vec::new() });
+    }
+    let device = |name: &str| {
+        let lower = name.trim().to_lowercase();
+        match lower.strip_prefix("vulkan").map(str::parse) {
+            Some(Ok(index)) => Ok(DeviceName::Vulkan(DeviceChoice::Index(index))),
+            _ if lower == "none" || lower == "cpu" => Ok(DeviceName::Cpu),
+            _ if lower.is_empty() => Err("expected the name of a device, see --list-devices".to_string()),
+            _ => Ok(DeviceName::Vulkan(DeviceChoice::Name(name.trim().into()))),
+        }
+    };
+    let devices = text.split(',').map(device).collect::<Result<_, _>>()?;
+    Ok(DeviceList { text: text.into(), devices })
+}
+
+/// A number of layers, `all` or `auto`.
+///
+/// # Errors
+/// If it is none of these.
+pub fn gpu_layers(text: &str) -> Result<GpuLayers, String> {
+    match text.parse::<i64>() {
+        Ok(n) => Ok(u64::try_from(n).map_or(GpuLayers::All, GpuLayers::Count)),
+        Err(_) if text == "all" || text == "auto" => Ok(GpuLayers::All),
+        Err(_) => Err("expected a number of layers, all or auto".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_names_and_numbers() {
+        let index = |i| DeviceName::Vulkan(DeviceChoice::Index(i));
+        let name = |n: &str| DeviceName::Vulkan(DeviceChoice::Name(n.into()));
+        for (text, expected) in [
+            ("none", vec![DeviceName::Cpu]),
+            ("CPU", vec![DeviceName::Cpu]),
+            ("Vulkan0", vec![index(0)]),
+            ("vulkan12,Vulkan1", vec![index(12), index(1)]),
+            ("RTX 4090", vec![name("RTX 4090")]),
+            ("Vulkan", vec![name("Vulkan")]),
+            ("auto", vec![]),
+        ] {
+            assert_eq!(devices(text).unwrap().devices, expected, "{text}");
+        }
+        assert!(devices("").is_err() && devices("Vulkan0,").is_err());
+    }
+
+    #[test]
+    fn layers_are_counted_or_all() {
+        assert_eq!(gpu_layers("0"), Ok(GpuLayers::Count(0)));
+        assert_eq!(gpu_layers("99"), Ok(GpuLayers::Count(99)));
+        for all in ["all", "auto", "-1", "-2"] {
+            assert_eq!(gpu_layers(all), Ok(GpuLayers::All));
+        }
+        assert!(gpu_layers("").is_err() && gpu_layers("many").is_err() && gpu_layers("1.5").is_err());
     }
 }

@@ -422,11 +422,6 @@ pub const ABSENT: &[Absent] = &[
         ),
     ),
     row(
-        &["-ngl", "--gpu-layers", "--n-gpu-layers"],
-        Takes::Value,
-        Policy::Ignored("there is no GPU backend for training yet: everything runs on the CPU"),
-    ),
-    row(
         &["-fa", "--flash-attn"],
         Takes::Optional(ON_OFF),
         Policy::Ignored("there is one way to compute attention, with the same result"),

@@ -6,14 +6,15 @@ mod printer;
 mod record;
 
 use crate::args::bench::{ABSENT, BenchArgs, values};
-use crate::args::device::DeviceArgs;
+use crate::args::device::{DeviceArgs, DeviceList, GpuArgs, GpuLayers};
 use crate::args::logging::{LoggingArgs, When};
 use crate::args::model::{LoadMode, ModelArgs};
 use crate::args::{self, Parsed};
+use crate::device::tell_profile;
 use crate::log::Log;
 use crate::{Error, load};
 use cost::{Cost, Limits};
-use fabric_engine::device::{self, SimdLevel};
+use fabric_engine::device::{self, SimdLevel, VulkanBackend};
 use fabric_engine::{Batch, Context, ContextOptions, DeviceOptions, Model};
 use printer::{Columns, Printer};
 use record::Record;
@@ -55,8 +56,7 @@ fn logging(verbose: bool) -> LoggingArgs {
 
 fn bench(args: &BenchArgs, log: &Log) -> Result<(), Error> {
     if args.list_devices {
-        super::main::list_devices()?;
-        return Ok(());
+        return crate::device::list();
     }
     if cfg!(debug_assertions) {
         log.warning("debug build: slower than a release build");
@@ -83,6 +83,9 @@ struct Plan {
     threads: Vec<usize>,
     /// `None`: the best.
     simd: Vec<Option<SimdLevel>>,
+    /// `None`: as the number of layers says.
+    devices: Vec<Option<DeviceList>>,
+    gpu_layers: Vec<Option<GpuLayers>>,
     depths: Vec<usize>,
     /// Tokens of prompt and of generation.
     texts: Vec<(usize, usize)>,
@@ -104,6 +107,8 @@ impl Plan {
             ubatches: values(&args.ubatch_size),
             threads: if threads.is_empty() { vec![device::default_threads()] } else { threads },
             simd: some_or_none(values(&args.simd)),
+            devices: some_or_none(values(&args.device)),
+            gpu_layers: some_or_none(values(&args.n_gpu_layers)),
             depths: values(&args.n_depth),
             texts: texts.collect(),
         }
@@ -116,14 +121,30 @@ impl Plan {
             n_ubatch: self.ubatches != [512],
             load_mode: self.load_modes != [LoadMode::Auto],
             simd: !args.simd.is_empty(),
+            gpu_layers: !args.n_gpu_layers.is_empty() || self.devices.iter().flatten().any(DeviceList::has_gpu),
             floor: args.floor,
         }
     }
 
+    /// Flags of all GPUs, and of none.
+    fn gpus(&self, args: &BenchArgs) -> Vec<GpuArgs> {
+        let one = |device: &Option<DeviceList>, gpu_layers: &Option<GpuLayers>| GpuArgs {
+            device: device.clone(),
+            gpu_layers: *gpu_layers,
+            main_gpu: args.main_gpu,
+            vk_max_binding: args.vk_max_binding,
+            profile: args.profile,
+            fallback: args.fallback,
+        };
+        self.devices.iter().flat_map(|device| self.gpu_layers.iter().map(move |layers| one(device, layers))).collect()
+    }
+
     fn n_tests(&self) -> usize {
-        let Plan { models, load_modes, batches, ubatches, threads, simd, depths, texts } = self;
+        let Plan { models, load_modes, batches, ubatches, threads, simd, devices, gpu_layers, depths, texts } = self;
         let lens = [models.len(), load_modes.len(), batches.len(), ubatches.len(), threads.len(), simd.len()];
-        lens.into_iter().chain([depths.len(), texts.len()]).fold(1, usize::saturating_mul)
+        lens.into_iter()
+            .chain([devices.len(), gpu_layers.len(), depths.len(), texts.len()])
+            .fold(1, usize::saturating_mul)
     }
 }
 
@@ -134,6 +155,8 @@ struct Loaded<'a> {
     path: Option<&'a PathBuf>,
     load_mode: LoadMode,
     threads: usize,
+    gpu: GpuArgs,
+    runs_on: Option<Arc<VulkanBackend>>,
     cost: Cost,
     limits: Option<Limits>,
 }
@@ -165,8 +188,11 @@ impl Bench<'_> {
             for &load_mode in &plan.load_modes {
                 for &threads in &plan.threads {
                     for &simd in &plan.simd {
-                        let loaded = self.load(path.as_ref(), load_mode, threads, simd)?;
-                        self.tests(plan, &loaded)?;
+                        for gpu in plan.gpus(self.args) {
+                            let loaded = self.load(path.as_ref(), load_mode, threads, simd, gpu)?;
+                            self.tests(plan, &loaded)?;
+                            tell_profile(&loaded.gpu, loaded.runs_on.as_ref());
+                        }
                     }
                 }
             }
@@ -202,6 +228,7 @@ impl Bench<'_> {
         load_mode: LoadMode,
         threads: usize,
         simd: Option<SimdLevel>,
+        gpu: GpuArgs,
     ) -> Result<Loaded<'p>, Error> {
         let model_args = ModelArgs {
             model: path.cloned(),
@@ -215,8 +242,8 @@ impl Bench<'_> {
             rope_freq_scale: None,
         };
         let n_threads = i32::try_from(threads).unwrap_or(i32::MAX);
-        let device_args = DeviceArgs { threads: n_threads, simd, list_devices: false };
-        let model = load::load(&model_args, &device_args, self.log)?;
+        let device_args = DeviceArgs { threads: n_threads, simd, gpu: gpu.clone(), list_devices: false };
+        let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, self.log)?;
         let model_type = model_name::model_type(&model);
         self.out.iter_mut().try_for_each(|out| out.header(&model_type))?;
         let limits = if self.args.floor {
@@ -229,7 +256,7 @@ impl Bench<'_> {
         } else {
             None
         };
-        Ok(Loaded { cost: Cost::of(&model), model, model_type, path, load_mode, threads, limits })
+        Ok(Loaded { cost: Cost::of(&model), model, model_type, path, load_mode, threads, gpu, runs_on, limits })
     }
 
     fn measure(&self, loaded: &Loaded, test: Test) -> Result<Record, Error> {

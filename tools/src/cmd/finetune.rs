@@ -5,11 +5,12 @@ mod report;
 
 use crate::args::finetune::{ABSENT, AdapterArgs, FinetuneArgs};
 use crate::args::{self, Parsed};
-use crate::load::load;
+use crate::load::{Loaded, load};
 use crate::log::Log;
-use crate::{Error, interrupt, memory};
+use crate::{Error, device, interrupt, memory};
 use fabric_engine::Model;
 use fabric_engine::adapter::{Adapter, BaseModel};
+use fabric_engine::device::VulkanBackend;
 use fabric_engine::train::checkpoint::{self, Settings, Summary};
 use fabric_engine::train::dataset::Dataset;
 use fabric_engine::train::{self, Trainer};
@@ -53,16 +54,17 @@ struct Finetune<'a> {
     settings: Settings,
     summary: Summary,
     output: PathBuf,
+    gpu: Option<Arc<VulkanBackend>>,
 }
 
 impl<'a> Finetune<'a> {
     /// Everything before the first step; `None` if that was all that was asked for.
     fn new(args: &'a FinetuneArgs, log: &'a Log) -> Result<Option<Finetune<'a>>, Error> {
         if args.device.list_devices {
-            crate::cmd::main::list_devices()?;
+            device::list()?;
             return Ok(None);
         }
-        let model = load(&args.model, &args.device, log)?;
+        let Loaded { model, gpu } = load(&args.model, &args.device, log)?;
         let data = load_data(args, &model, log)?;
         let (mut adapter, roles) = make_adapter(args, &model, log)?;
         adapter.base = Some(BaseModel::of(model.gguf()));
@@ -78,9 +80,9 @@ impl<'a> Finetune<'a> {
             adapter.pairs.len(),
             report::grouped(adapter.n_parameters() as u64)
         ));
-        let windows = data.train.len() as usize;
-        let trainer = Trainer::new(model.clone(), adapter, args.train_options(total_steps), windows)?;
-        check_memory(&trainer, &data, log)?;
+        let (windows, longest) = (data.train.len() as usize, data.train.longest().max(data.val.longest()));
+        let trainer = Trainer::new(model.clone(), adapter, args.train_options(total_steps), windows, longest)?;
+        check_memory(&trainer, log)?;
         if args.report.dry_run {
             return Ok(None);
         }
@@ -88,7 +90,7 @@ impl<'a> Finetune<'a> {
             let continued = args.adapter.lora.is_some();
             PathBuf::from(if continued { "finetuned-lora-adapter.gguf" } else { "trained-lora-adapter.gguf" })
         });
-        let mut run = Finetune { args, log, data, trainer, settings, summary, output };
+        let mut run = Finetune { args, log, data, trainer, settings, summary, output, gpu };
         run.resume()?;
         Ok(Some(run))
     }
@@ -149,6 +151,7 @@ impl<'a> Finetune<'a> {
             }
         }
         self.tell_summary(&report);
+        device::tell_profile(&self.args.device.gpu, self.gpu.as_ref());
         Ok(ExitCode::SUCCESS)
     }
 
@@ -269,9 +272,8 @@ fn make_adapter(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<(Adapte
 }
 
 /// Tells how much memory training will need, and refuses what does not fit.
-fn check_memory(trainer: &Trainer, data: &Dataset, log: &Log) -> Result<(), Error> {
-    let longest = data.train.longest().max(data.val.longest());
-    let need = trainer.memory_need(longest)?;
+fn check_memory(trainer: &Trainer, log: &Log) -> Result<(), Error> {
+    let need = trainer.memory_need()?;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let available = memory::available();
     let of = available.map_or(String::new(), |a| format!(" of {} MiB available", report::grouped(mib(a))));

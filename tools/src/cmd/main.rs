@@ -16,15 +16,15 @@ use crate::args::{self, Parsed};
 use crate::chat::{Chat, ChatOptions};
 use crate::generate::{Stop, StopTexts};
 use crate::line_editor::LineEditor;
+use crate::load::Loaded;
 use crate::log::Log;
 use crate::output::{Output, Style};
 use crate::perf::Perf;
 use crate::session::Session;
-use crate::{Error, adapters, escape, interrupt, load, prompt};
+use crate::{Error, adapters, device, escape, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
 use fabric_engine::Model;
 use fabric_engine::chat_template::ChatTemplate;
-use fabric_engine::device::SimdLevel;
 use fabric_engine::sampler::{SamplerChain, SamplerParams, SamplerVocab};
 use serde_json::{Map, Value as Json};
 use std::ffi::OsString;
@@ -100,13 +100,13 @@ struct Main<'a> {
 impl Main<'_> {
     fn run(args: &MainArgs, matches: &ArgMatches, log: &Log) -> Result<ExitCode, Error> {
         if args.device.list_devices {
-            return list_devices();
+            return device::list().map(|()| ExitCode::SUCCESS);
         }
         interrupt::listen();
         let mut perf = Perf::since(Instant::now());
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
-        let model = load::load(&args.model, &args.device, log)?;
+        let Loaded { model, gpu } = load::load(&args.model, &args.device, log)?;
         let adapters = adapters::load(&args.adapter, &model, log)?;
         let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;
@@ -137,6 +137,7 @@ impl Main<'_> {
         if args.logging.perf && !matches!(&status, Err(e) if !e.is_closed_output()) {
             log.info(format_args!("\n{}", session.perf));
         }
+        device::tell_profile(&args.device.gpu, gpu.as_ref());
         reset.and(status)
     }
 
@@ -265,11 +266,4 @@ fn template_kwargs(args: &ChatArgs) -> Result<Map<String, Json>, Error> {
         Ok(_) => Err(Error::Usage(format!("--chat-template-kwargs: '{text}' is no JSON object"))),
         Err(e) => Err(Error::Usage(format!("--chat-template-kwargs: {e}"))),
     }
-}
-
-pub(super) fn list_devices() -> Result<ExitCode, Error> {
-    let levels: Vec<_> = SimdLevel::available().iter().map(ToString::to_string).collect();
-    let text = format!("Available devices:\n  CPU: {} (levels: {})\n", SimdLevel::detect(), levels.join(", "));
-    std::io::stdout().write_all(text.as_bytes()).map_err(Error::Output)?;
-    Ok(ExitCode::SUCCESS)
 }

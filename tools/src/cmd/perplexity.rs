@@ -7,8 +7,9 @@ mod stats;
 
 use crate::args::perplexity::{ABSENT, MeasureArgs, PerplexityArgs};
 use crate::args::{self, Parsed};
+use crate::load::Loaded;
 use crate::log::Log;
-use crate::{Error, adapters, interrupt, load, prompt};
+use crate::{Error, adapters, device, interrupt, load, prompt};
 use base_file::{BaseWriter, Header};
 use chunks::Runner;
 use fabric_engine::Model;
@@ -52,9 +53,9 @@ struct Subject {
 }
 
 fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
-    let PerplexityArgs { model, adapter, measure, device, logging: _ } = args;
-    if device.list_devices {
-        return super::main::list_devices();
+    let PerplexityArgs { model, adapter, measure, device: flags, logging: _ } = args;
+    if flags.list_devices {
+        return device::list().map(|()| ExitCode::SUCCESS);
     }
     let MeasureArgs { kl_divergence, kl_divergence_base, ppl_stride, chunks, .. } = measure;
     if *chunks == 0 {
@@ -68,7 +69,7 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
         return Err(Error::Usage("--ppl-stride and --kl-divergence-base exclude each other".into()));
     }
     interrupt::listen();
-    let model = load::load(model, device, log)?;
+    let Loaded { model, gpu } = load::load(model, flags, log)?;
     let adapters = adapters::load(adapter, &model, log)?;
     let subject = Subject { model, adapters };
     let vocab = subject.model.vocab().ok_or(Error::NoVocab)?;
@@ -84,6 +85,7 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
             }
         }
     }?;
+    device::tell_profile(&flags.gpu, gpu.as_ref());
     Ok(if interrupt::requested() { ExitCode::from(interrupt::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 

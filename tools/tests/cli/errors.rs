@@ -61,7 +61,6 @@ fn what_is_not_supported() {
         &["--context-shift"],
         &["-hf", "user/model"],
         &["--model-url", "http://x"],
-        &["-dev", "CUDA0"],
         &["--rope-scaling", "yarn"],
         &["--yarn-ext-factor", "1.0"],
         &["--mmproj", "x"],

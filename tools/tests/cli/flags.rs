@@ -77,9 +77,9 @@ fn version_and_devices() {
 #[test]
 fn flags_with_one_dash_and_negative_values() {
     let ran = fabric(&[
-        "-no-cnv", "-ub", "64", "-ngl", "99", "-fa", "-c", "32", "-s", "-1", "-n", "-2", "--temp", "-1", "-p", "-x",
+        "-no-cnv", "-ub", "64", "-sm", "layer", "-fa", "-c", "32", "-s", "-1", "-n", "-2", "--temp", "-1", "-p", "-x",
     ]);
-    assert!(ran.stderr.contains("warning: -ngl has no effect"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("warning: -sm has no effect"), "{}", ran.stderr);
     assert!(ran.stderr.contains("n_ctx = 32, n_batch = 2048, n_predict = -2"), "{}", ran.stderr);
     assert_eq!(ran.stderr.matches("warning: ").count(), 2);
     assert!(ran.good().starts_with(" -x"));

@@ -143,6 +143,7 @@ fn number(kind: GluKind) -> u32 {
     match kind {
         GluKind::Swiglu => 0,
         GluKind::Reglu2 => 1,
+        GluKind::Geglu => 2,
     }
 }
 

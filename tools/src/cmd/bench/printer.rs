@@ -1,9 +1,7 @@
 //! Results as a Markdown table, CSV, JSON or SQL, in llama-bench's form.
 
 use super::cost::Limits;
-use super::record::{
-    BACKEND, BUILD_COMMIT, BUILD_NUMBER, FIELDS, FLOOR_FIELDS, Kind, Reached, Record, SIMD_FIELD, Value,
-};
+use super::record::{BUILD_COMMIT, BUILD_NUMBER, FIELDS, FLOOR_FIELDS, Kind, Reached, Record, SIMD_FIELD, Value};
 use crate::Error;
 use crate::args::bench::OutputFormat;
 use std::io::Write;
@@ -15,6 +13,7 @@ pub(super) struct Columns {
     pub n_ubatch: bool,
     pub load_mode: bool,
     pub simd: bool,
+    pub gpu_layers: bool,
     pub floor: bool,
 }
 
@@ -170,9 +169,12 @@ impl Printer {
             column("model", self.model_width, true, |r| r.model_type.clone()),
             column("size", 10, false, |r| size(r.model_size)),
             column("params", 10, false, |r| params(r.model_n_params)),
-            column("backend", 10, true, |_| BACKEND.into()),
-            column("threads", 7, false, |r| r.n_threads.to_string()),
+            column("backend", 10, true, |r| r.backend.into()),
         ];
+        if self.columns.gpu_layers {
+            all.push(column("ngl", 3, false, |r| r.n_gpu_layers.to_string()));
+        }
+        all.push(column("threads", 7, false, |r| r.n_threads.to_string()));
         if self.columns.n_batch {
             all.push(column("n_batch", 7, false, |r| r.test.n_batch.to_string()));
         }

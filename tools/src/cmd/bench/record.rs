@@ -2,6 +2,7 @@
 
 use super::cost::{Cost, Limits};
 use super::{Loaded, Test};
+use crate::args::device::GpuLayers;
 use crate::args::model::LoadMode;
 use clap::ValueEnum;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What stands for the commit: releases are told by version.
 pub(super) const BUILD_COMMIT: &str = concat!("v", env!("CARGO_PKG_VERSION"));
 pub(super) const BUILD_NUMBER: u64 = 0;
-pub(super) const BACKEND: &str = "CPU";
+/// What stands for all layers; llama-bench's default.
+const ALL_LAYERS: u64 = 99;
 
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,6 +104,14 @@ pub(super) struct Record {
     pub n_threads: usize,
     pub load_mode: String,
     pub simd: String,
+    /// `CPU` or `Vulkan`.
+    pub backend: &'static str,
+    /// The GPU's name, or nothing.
+    pub gpu_info: String,
+    pub n_gpu_layers: u64,
+    pub main_gpu: usize,
+    /// As `-dev` says.
+    pub devices: String,
     pub test: Test,
     pub test_time: String,
     pub samples_ns: Vec<u64>,
@@ -120,7 +130,7 @@ pub(super) enum Reached {
 
 impl Record {
     pub(super) fn new(loaded: &Loaded, test: Test) -> Record {
-        let Loaded { model, model_type, path, load_mode, threads, cost, limits } = loaded;
+        let Loaded { model, model_type, path, load_mode, threads, gpu, runs_on, cost, limits } = loaded;
         let tensors = model.gguf().tensors();
         // "avx2, 8 threads"
         let device = model.device().describe();
@@ -131,7 +141,16 @@ impl Record {
             model_n_params: tensors.iter().map(|t| t.n_elements() as u64).sum(),
             n_threads: *threads,
             load_mode: load_mode_name(*load_mode),
-            simd: device.split(',').next().unwrap_or_default().to_owned(),
+            simd: device.split(',').next().filter(|_| runs_on.is_none()).unwrap_or_default().to_owned(),
+            backend: if runs_on.is_some() { "Vulkan" } else { "CPU" },
+            gpu_info: runs_on.as_ref().map(|gpu| gpu.info().name).unwrap_or_default(),
+            n_gpu_layers: match (runs_on, gpu.gpu_layers) {
+                (None, _) => 0,
+                (Some(_), Some(GpuLayers::Count(n))) => n,
+                (Some(_), _) => ALL_LAYERS,
+            },
+            main_gpu: gpu.main_gpu.unwrap_or(0),
+            devices: gpu.device.as_ref().map_or_else(|| "auto".into(), |list| list.text.clone()),
             test,
             test_time: utc(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())),
             samples_ns: Vec::new(),
@@ -201,8 +220,8 @@ impl Record {
             text(BUILD_COMMIT),
             Value::Int(BUILD_NUMBER),
             Value::Text(cpu_info()),
-            text(""),
-            text(BACKEND),
+            text(&self.gpu_info),
+            text(self.backend),
             text(&self.model_filename),
             text(&self.model_type),
             Value::Int(self.model_size),
@@ -215,14 +234,14 @@ impl Record {
             int(0),
             f16(),
             f16(),
-            zero.clone(),
+            Value::Int(self.n_gpu_layers),
             zero.clone(),
             text("layer"),
-            zero.clone(),
+            int(self.main_gpu),
             no.clone(),
             // Attention is always computed that way.
             int(1),
-            text("auto"),
+            text(&self.devices),
             text("0.00"),
             text("none"),
             text(&self.load_mode),

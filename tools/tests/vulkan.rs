@@ -1,0 +1,192 @@
+//! The tools on a Vulkan device, the software one if there is no other: flags, text and messages.
+
+use serde_json::Value as Json;
+use std::process::Command;
+
+/// Set to fail where no device is found, rather than to test nothing: CI does.
+const DEMAND: &str = "FABRIC_REQUIRE_VULKAN";
+
+struct Ran {
+    status: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+fn run(program: &str, args: &[&str], drivers: bool) -> Ran {
+    let mut command = Command::new(program);
+    command.env_clear().args(args).stdin(std::process::Stdio::null());
+    if !drivers {
+        command.env("VK_DRIVER_FILES", "none.json").env("VK_ICD_FILENAMES", "none.json");
+    }
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+const MAIN: &str = env!("CARGO_BIN_EXE_fabric-main");
+
+fn is_missing() -> bool {
+    let listed = run(MAIN, &["--list-devices"], true);
+    let missing = !listed.stdout.contains("\n  Vulkan0: ");
+    assert!(!missing || std::env::var_os(DEMAND).is_none(), "{DEMAND} is set, and {}", listed.stderr);
+    if missing {
+        eprintln!("not tested: {}", listed.stderr.trim());
+    }
+    missing
+}
+
+const TEXT: [&str; 6] = ["-p", "And the king said", "-n", "20", "--temp", "0"];
+
+fn complete(args: &[&str], drivers: bool) -> Ran {
+    run(MAIN, &[&TEXT[..], args].concat(), drivers)
+}
+
+#[test]
+fn a_gpu_writes_the_cpus_text() {
+    if is_missing() {
+        return;
+    }
+    let cpu = complete(&["-dev", "none"], true);
+    assert_eq!(cpu.status, Some(0), "{}", cpu.stderr);
+    assert!(cpu.stdout.len() > 40 && cpu.stderr.contains("device: cpu ("), "{}{}", cpu.stdout, cpu.stderr);
+    for args in [&["-dev", "Vulkan0"][..], &["-dev", "vulkan0", "-ngl", "all", "--vk-max-binding", "1", "--profile"]] {
+        let gpu = complete(args, true);
+        assert_eq!(gpu.status, Some(0), "{}", gpu.stderr);
+        assert!(gpu.stderr.contains("device: vulkan (Vulkan0: "), "{}", gpu.stderr);
+        assert_eq!(gpu.stdout, cpu.stdout, "{args:?}");
+        let mut profile = gpu.stderr.lines().skip_while(|l| !l.starts_with("operation "));
+        assert_eq!(profile.next().is_some(), args.contains(&"--profile"), "{}", gpu.stderr);
+        assert_eq!(profile.any(|l| l.starts_with("mul_mat ")), args.contains(&"--profile"), "{}", gpu.stderr);
+    }
+}
+
+#[test]
+fn devices_are_listed() {
+    if is_missing() {
+        return;
+    }
+    let listed = run(MAIN, &["--list-devices"], true);
+    let lines: Vec<_> = listed.stdout.lines().collect();
+    assert_eq!(lines[0], "Available devices:");
+    assert!(lines[1].starts_with("  CPU: ") && lines[1].ends_with(", exact)"), "{}", lines[1]);
+    assert!(lines[2].starts_with("  Vulkan0: ") && lines[2].contains("exact"), "{}", lines[2]);
+    let name = lines[2].split([':', '(']).nth(1).unwrap().trim();
+    let named = complete(&["-dev", &name.to_uppercase()], true);
+    assert_eq!(named.status, Some(0), "{}", named.stderr);
+    assert!(named.stderr.contains("device: vulkan ("), "{}", named.stderr);
+    // A software device runs only where -dev names it.
+    if lines[2..].iter().all(|line| line.contains(" (CPU, ")) {
+        for args in [&["-ngl", "99"][..], &["-ngl", "all", "-mg", "0"], &["-dev", "auto", "-ngl", "auto"]] {
+            let ran = complete(args, true);
+            assert!(ran.status == Some(0) && ran.stderr.contains("device: cpu ("), "{args:?}: {}", ran.stderr);
+            assert!(ran.stderr.contains("warning: no GPU found, only "), "{args:?}: {}", ran.stderr);
+        }
+    }
+}
+
+/// A device that is named must be there; `-ngl` alone, and `--fallback`, go on on the CPU. One line says why.
+#[test]
+fn what_there_is_not() {
+    let line = |ran: &Ran, start: &str| {
+        let found: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with(start)).map(str::to_owned).collect();
+        assert_eq!(found.len(), 1, "{}", ran.stderr);
+        found[0].clone()
+    };
+    for device in ["Vulkan0", "CUDA0"] {
+        let named = complete(&["-dev", device], false);
+        assert_eq!((named.status, named.stdout.as_str()), (Some(1), ""));
+        assert!(line(&named, "error: ").starts_with(&format!("error: -dev {device}: vulkan: no Vulkan ")));
+    }
+    let expected = complete(&[], false).stdout;
+    for args in
+        [&["-ngl", "99"][..], &["-dev", "Vulkan0", "--fallback"], &["-ngl", "3"], &["-dev", "Vulkan0", "-ngl", "6"]]
+    {
+        let ran = complete(args, false);
+        assert_eq!((ran.status, ran.stdout), (Some(0), expected.clone()), "{args:?}");
+        let line = ran.stderr.lines().find(|l| l.starts_with("warning: ")).unwrap();
+        assert!(line.ends_with(": the model runs on the CPU"), "{line}");
+    }
+    for args in [&[][..], &["-ngl", "0"], &["-dev", "none", "-ngl", "99"], &["-dev", "Vulkan0", "-ngl", "0"]] {
+        let ran = complete(args, false);
+        assert_eq!((ran.status, ran.stdout), (Some(0), expected.clone()), "{args:?}");
+        assert!(!ran.stderr.contains("warning: "), "{}", ran.stderr);
+    }
+    for (name, value, status) in [("LLAMA_ARG_DEVICE", "Vulkan0", 1), ("LLAMA_ARG_N_GPU_LAYERS", "99", 0)] {
+        let mut command = Command::new(MAIN);
+        command.env_clear().env("VK_DRIVER_FILES", "none.json").env("VK_ICD_FILENAMES", "none.json").env(name, value);
+        let output = command.args(TEXT).stdin(std::process::Stdio::null()).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{name}: {text}");
+        assert!(text.contains("vulkan: no Vulkan "), "{name}: {text}");
+    }
+    let listed = run(MAIN, &["--list-devices"], false);
+    assert_eq!((listed.status, listed.stdout.lines().count()), (Some(0), 2), "{}", listed.stdout);
+    assert!(listed.stderr.starts_with("vulkan: no Vulkan "), "{}", listed.stderr);
+    if is_missing() {
+        return;
+    }
+    let named = complete(&["-dev", "Vulkan99"], true);
+    assert_eq!(named.status, Some(1));
+    assert!(line(&named, "error: ").starts_with("error: -dev Vulkan99: vulkan: no Vulkan device 99; there are: "));
+}
+
+/// A type without a kernel: the model runs on the CPU, and a line names the type.
+#[test]
+fn types_without_a_kernel() {
+    if is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q5_0.gguf");
+    let path = path.to_str().unwrap();
+    let f16 = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-bitnet-f16.gguf");
+    assert_eq!(run(env!("CARGO_BIN_EXE_fabric-quantize"), &[f16, path, "Q5_0"], true).status, Some(0));
+    let ran = complete(&["-m", path, "-dev", "Vulkan0"], true);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let line = ran.stderr.lines().find(|l| l.starts_with("warning: ")).unwrap();
+    assert!(line.contains("Q5_0") && line.ends_with(": the model runs on the CPU"), "{line}");
+    assert!(ran.stderr.contains("device: cpu ("), "{}", ran.stderr);
+}
+
+#[test]
+fn benchmarks_name_what_ran() {
+    if is_missing() {
+        return;
+    }
+    let args = ["-p", "4", "-n", "2", "-r", "1", "-dev", "none,Vulkan0", "-ngl", "99"];
+    let bench = |format| run(env!("CARGO_BIN_EXE_fabric-bench"), &[&args[..], &["-o", format]].concat(), true);
+    let rows: Vec<Json> = serde_json::from_str(&bench("json").stdout).unwrap();
+    let fields = ["backends", "n_gpu_layers", "devices"];
+    let got: Vec<_> = rows.iter().map(|row| fields.map(|f| row[f].to_string()).join(" ")).collect();
+    let (cpu, gpu) = ("\"CPU\" 0 \"none\"", "\"Vulkan\" 99 \"Vulkan0\"");
+    assert_eq!(got, [cpu, cpu, gpu, gpu]);
+    assert_ne!(rows[2]["gpu_info"], "");
+    let table = bench("md").stdout;
+    let head = table.lines().next().unwrap();
+    assert!(head.contains("| backend    | ngl | threads |"), "{head}");
+    assert!(table.lines().any(|l| l.contains("| Vulkan     |  99 |")), "{table}");
+}
+
+/// Two steps of training, byte for byte those of the CPU.
+#[test]
+fn training_gives_the_cpus_adapter() {
+    if is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    std::fs::write(&data, "And the king said unto him, Go in peace. ".repeat(20)).unwrap();
+    let train = |device: &str| {
+        let out = dir.path().join(format!("{device}.gguf"));
+        let (data, out_text) = (data.to_str().unwrap(), out.to_str().unwrap());
+        let tiny = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-bitnet-TQ2_0.gguf");
+        let args = ["-m", tiny, "-f", data, "-c", "16", "-ub", "16", "--max-steps", "2", "--no-plot"];
+        let more =
+            ["--learning-rate", "1e-3", "--checkpoint-save-steps", "0", "--output-adapter", out_text, "-dev", device];
+        let ran = run(env!("CARGO_BIN_EXE_fabric-finetune"), &[&args[..], &more].concat(), true);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        assert_eq!(ran.stderr.contains("device: vulkan ("), device == "Vulkan0", "{}", ran.stderr);
+        std::fs::read(out).unwrap()
+    };
+    assert!(train("none") == train("Vulkan0"));
+}
