@@ -79,7 +79,7 @@ impl Setup {
         // SAFETY: `new` made the buffers with the sizes asked for.
         unsafe {
             let (rows, n) = (self.rows, self.n);
-            mul_mat(self.level, self.kind, K, w, 0, rows, n, act, y, rows, scratch);
+            mul_mat(self.level, self.kind, K, w, 0, rows, n, act, y, rows, scratch, &std::cell::Cell::default());
         }
     }
 }

@@ -112,6 +112,11 @@ impl Held<'_> {
         }
     }
 
+    /// Threads of a job.
+    pub(crate) fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
     /// A barrier for the job's threads.
     pub(crate) fn barrier(&self) -> &Barrier {
         &self.pool.barrier
@@ -192,8 +197,9 @@ impl Barrier {
         Barrier { threads, arrived: AtomicUsize::new(0), generation: AtomicUsize::new(0) }
     }
 
-    /// Waits for all threads; what each wrote before is seen by all after.
-    pub(crate) fn wait(&self) {
+    /// Waits for all threads; what each wrote before is seen by all after. Meanwhile calls `idle`, until it says that
+    /// it has nothing left to do.
+    pub(crate) fn wait(&self, mut idle: impl FnMut() -> bool) {
         if self.threads == 1 {
             return;
         }
@@ -205,7 +211,9 @@ impl Barrier {
         }
         let mut spins = 0;
         while self.generation.load(Acquire) == generation {
-            wait_a_little(&mut spins);
+            if !idle() {
+                wait_a_little(&mut spins);
+            }
         }
     }
 }
@@ -224,10 +232,10 @@ mod tests {
                 let held = pool.hold();
                 held.run(&|_| {
                     first.fetch_add(1, Relaxed);
-                    held.barrier().wait();
+                    held.barrier().wait(|| false);
                     assert_eq!(first.load(Relaxed), threads);
                     second.fetch_add(1, Relaxed);
-                    held.barrier().wait();
+                    held.barrier().wait(|| false);
                     assert_eq!(second.load(Relaxed), threads);
                 });
             }

@@ -3,11 +3,13 @@
 use crate::CpuBackend;
 use crate::dispatch;
 use crate::memory::{ALIGN, CpuBuffer, Memory};
+use crate::mul_mat::Fetch;
 use crate::pool::Pool;
 use crate::simd::SimdLevel;
 use ggml_ops::backend::{Bindings, Buffer, Program};
 use ggml_ops::plan::Plan;
 use ggml_ops::{Graph, OpError, Source, TensorDesc, TensorId};
+use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -96,6 +98,12 @@ impl RawTensor {
 /// What a step has while it runs.
 pub(crate) struct Work<'a> {
     next: &'a AtomicUsize,
+    thread: usize,
+    threads: usize,
+    /// Which weights this thread has fetched ahead.
+    pub fetch: &'a Cell<Fetch>,
+    /// The weights of the next step that has any.
+    after: &'a Weights,
     /// This thread's own memory, of the size that the program's steps asked for.
     pub scratch: *mut u8,
     failure: &'a Mutex<Option<OpError>>,
@@ -114,9 +122,43 @@ impl Work<'_> {
         }
     }
 
+    /// As [`share`](Self::share), one item at a time, for items that begin with reading a portion of `weights`: each
+    /// thread knows one item ahead what it will read next, beyond the end of the step.
+    pub(crate) fn share_ahead(&self, n: usize, weights: &Weights, mut f: impl FnMut(usize)) {
+        let mut item = self.thread;
+        while item < n {
+            let next = self.threads + self.next.fetch_add(1, Relaxed);
+            let then = if next < n { weights.portion(next) } else { self.after.portion(self.thread) };
+            let mut fetch = self.fetch.get();
+            fetch.go_on(weights.portion(item), then);
+            self.fetch.set(fetch);
+            f(item);
+            item = next;
+        }
+    }
+
     /// Makes the run fail with this error, unless it already has another.
     pub(crate) fn fail(&self, error: OpError) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+    }
+}
+
+/// Weights that a step reads once, in portions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Weights {
+    /// Address.
+    pub start: usize,
+    /// Bytes; 0: nothing to fetch ahead.
+    pub size: usize,
+    /// Bytes of a portion, the last one's apart.
+    pub portion: usize,
+}
+
+impl Weights {
+    /// The addresses of portion `i`; none if there is no such portion.
+    fn portion(&self, i: usize) -> Range<usize> {
+        let at = i.saturating_mul(self.portion).min(self.size);
+        self.start + at..self.start + at.saturating_add(self.portion).min(self.size)
     }
 }
 
@@ -132,6 +174,8 @@ pub(crate) struct Step {
     pub writes: Vec<Range<usize>>,
     /// So little work that thread 0 does it alone: a barrier would cost more than help saves.
     pub alone: bool,
+    /// The weights that its items read, if they do.
+    pub weights: Weights,
 }
 
 /// Elements of a result up to which a step that goes over them once is done by one thread: a few microseconds of work.
@@ -145,7 +189,16 @@ impl Step {
         reads: Vec<Range<usize>>,
         writes: Vec<Range<usize>>,
     ) -> Step {
-        Step { run: Box::new(run), reads, writes, alone: elements <= ALONE }
+        Step { alone: elements <= ALONE, ..Step::shared(run, reads, writes) }
+    }
+
+    /// A step that all threads do together.
+    pub(crate) fn shared(
+        run: impl Fn(&Work) + Send + Sync + 'static,
+        reads: Vec<Range<usize>>,
+        writes: Vec<Range<usize>>,
+    ) -> Step {
+        Step { run: Box::new(run), reads, writes, alone: false, weights: Weights::default() }
     }
 }
 
@@ -174,6 +227,8 @@ struct Compiled {
     step: Step,
     barrier_before: bool,
     next: AtomicUsize,
+    /// The weights of the next step that has any.
+    after: Weights,
 }
 
 pub(crate) struct CpuProgram {
@@ -336,7 +391,14 @@ fn with_barriers(steps: Vec<Step>) -> Vec<Compiled> {
         } else {
             shared.add(&step)
         }
-        out.push(Compiled { step, barrier_before, next: AtomicUsize::new(0) });
+        out.push(Compiled { step, barrier_before, next: AtomicUsize::new(0), after: Weights::default() });
+    }
+    let mut after = Weights::default();
+    for c in out.iter_mut().rev() {
+        c.after = after;
+        if c.step.weights.size > 0 {
+            after = c.step.weights;
+        }
     }
     out
 }
@@ -364,14 +426,21 @@ impl Program for CpuProgram {
         held.run(&|thread| {
             // SAFETY: each thread has its own stride of the scratch memory.
             let scratch = unsafe { this.scratch.as_ptr().add(thread * this.scratch_stride) };
+            let fetch = Cell::new(Fetch::default());
             for c in &this.steps {
                 if c.barrier_before {
-                    held.barrier().wait();
+                    held.barrier().wait(|| {
+                        let mut f = fetch.get();
+                        let fetched = f.while_waiting();
+                        fetch.set(f);
+                        fetched
+                    });
                 }
                 if c.step.alone && thread != 0 {
                     continue;
                 }
-                (c.step.run)(&Work { next: &c.next, scratch, failure: &this.failure });
+                let (next, failure, after) = (&c.next, &this.failure, &c.after);
+                (c.step.run)(&Work { next, thread, threads: held.threads(), fetch: &fetch, after, scratch, failure });
             }
         });
         drop(held);

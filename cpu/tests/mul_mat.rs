@@ -249,7 +249,7 @@ impl Case<'_> {
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, n / 2, n, act.ptr());
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, 0, n / 2, act.ptr());
             let (act, y, scratch) = (act.ptr(), y.as_mut_ptr(), scratch.ptr());
-            mul_mat(level, kind, k, w.as_ptr(), r0, r1, n, act, y, y_stride, scratch);
+            mul_mat(level, kind, k, w.as_ptr(), r0, r1, n, act, y, y_stride, scratch, &std::cell::Cell::default());
         }
         y
     }

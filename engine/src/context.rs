@@ -149,7 +149,10 @@ impl Context {
     fn cut(&self, tokens: &[BatchToken]) -> usize {
         let max_outputs = (MAX_LOGITS / self.model.hparams().n_vocab).max(1);
         let mut outputs = 0;
-        let fits = tokens.iter().take(self.n_ubatch).take_while(|t| {
+        // In equal pieces rather than full ones and a rest: fewer shapes, and no short piece, which costs more for each token.
+        let pieces = tokens.len().div_ceil(self.n_ubatch).max(1);
+        let even = tokens.len().div_ceil(pieces).next_multiple_of(32).min(self.n_ubatch);
+        let fits = tokens.iter().take(even).take_while(|t| {
             outputs += usize::from(t.logits);
             outputs <= max_outputs
         });

@@ -73,7 +73,7 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
         });
     };
     let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
-    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
+    vec![Step::shared(run, reads, vec![dst.span()])]
 }
 
 /// For many queries: blocks of those of one head.
@@ -119,7 +119,7 @@ fn many(c: Compiler, scale: f32) -> Vec<Step> {
         });
     };
     let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
-    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
+    vec![Step::shared(run, reads, vec![dst.span()])]
 }
 
 /// Sequence, first and end, if they lie within the cache.

@@ -80,7 +80,7 @@ pub(crate) fn flash_attn_ext_back(c: Compiler, scale: f32) -> Result<Vec<Step>, 
         });
     };
     let reads = c.src.iter().map(RawTensor::span).collect();
-    Ok(vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }])
+    Ok(vec![Step::shared(run, reads, vec![dst.span()])])
 }
 
 /// The gradients of head `g` of K and V, and of the heads of q that read it.

@@ -1,7 +1,7 @@
 //! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
 
 use crate::mul_mat::{WeightKind, act_size, mul_mat as multiply, prepare, scratch_size};
-use crate::program::{Compiler, Step, Work};
+use crate::program::{Compiler, Step, Weights, Work};
 use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
 use ggml_ops::{OpError, TensorDesc};
@@ -68,33 +68,39 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     // Rows one after the other in memory are multiplied together; others (views of a permuted tensor) one by one.
     let dense = w.desc.nb[1] == kind.row_bytes(k);
     let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
-    let chunks = n_out.div_ceil(grain);
+    let portions = n_out.div_ceil(grain);
     let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
+    let (start, row_bytes) = (w.span().start, w.desc.nb[1]);
+    // Within one batch the weights of a portion are known before its turn.
+    let weights = if batches == 1 && dense {
+        Weights { start, size: n_out * row_bytes, portion: grain * row_bytes }
+    } else {
+        Weights::default()
+    };
     let run = move |work: &Work| {
-        work.share(batches * chunks, 1, |items| {
-            for item in items {
-                let (chunk, batch) = (item % chunks, item / chunks);
-                let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
-                let (r0, r1) = (chunk * grain, (chunk * grain + grain).min(n_out));
-                // SAFETY: rows r0..r1 of this batch's weights exist and, if more than one, follow each other; the
-                // activations were prepared in an earlier step; these columns of the result belong to this item; the
-                // scratch is this thread's own, of the size asked for.
-                unsafe {
-                    let from = w.at(w.desc.row_offset(0, i2 / r2, i3 / r3));
-                    let to = dst.at(dst.desc.row_offset(0, i2, i3)).cast::<f32>();
-                    let act = memory.as_ptr().add(batch * stride);
-                    let y_stride = dst.desc.nb[1] / 4;
-                    if dense {
-                        multiply(level, kind, k, from, r0, r1, n, act, to, y_stride, work.scratch);
-                    } else {
-                        let row = from.add(r0 * w.desc.nb[1]);
-                        multiply(level, kind, k, row, 0, 1, n, act, to.add(r0), y_stride, work.scratch);
-                    }
+        work.share_ahead(batches * portions, &weights, |item| {
+            let (portion, batch) = (item % portions, item / portions);
+            let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
+            let (r0, r1) = (portion * grain, (portion * grain + grain).min(n_out));
+            // SAFETY: rows r0..r1 of this batch's weights exist and, if more than one, follow each other; the
+            // activations were prepared in an earlier step; these columns of the result belong to this item; the
+            // scratch is this thread's own, of the size asked for.
+            unsafe {
+                let from = w.at(w.desc.row_offset(0, i2 / r2, i3 / r3));
+                let to = dst.at(dst.desc.row_offset(0, i2, i3)).cast::<f32>();
+                let act = memory.as_ptr().add(batch * stride);
+                let y_stride = dst.desc.nb[1] / 4;
+                if dense {
+                    multiply(level, kind, k, from, r0, r1, n, act, to, y_stride, work.scratch, work.fetch);
+                } else {
+                    let row = from.add(r0 * row_bytes);
+                    multiply(level, kind, k, row, 0, 1, n, act, to.add(r0), y_stride, work.scratch, work.fetch);
                 }
             }
         });
     };
-    steps.push(Step { run: Box::new(run), reads: vec![act_span, w.span()], writes: vec![dst.span()], alone: false });
+    let reads = vec![act_span, w.span()];
+    steps.push(Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false, weights });
     Ok(steps)
 }
 

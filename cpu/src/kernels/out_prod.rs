@@ -78,6 +78,6 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
     };
     let products = dst.desc.elements().saturating_mul(rows);
     let alone = products <= 8 * ALONE;
-    steps.push(Step { run: Box::new(run), reads: vec![a.span(), reads], writes: vec![dst.span()], alone });
+    steps.push(Step { alone, ..Step::shared(run, vec![a.span(), reads], vec![dst.span()]) });
     Ok(steps)
 }

@@ -117,7 +117,20 @@ fn multiply(
     unsafe {
         let (act, scratch) = (act.as_mut_ptr().cast::<u8>(), scratch.as_mut_ptr().cast());
         prepare(level, fmt, k, x.as_ptr(), k, n, 0, n, act);
-        mul_mat(level, kind, k, w.as_ptr(), rows.start, rows.end, n, act, y.as_mut_ptr(), columns, scratch);
+        mul_mat(
+            level,
+            kind,
+            k,
+            w.as_ptr(),
+            rows.start,
+            rows.end,
+            n,
+            act,
+            y.as_mut_ptr(),
+            columns,
+            scratch,
+            &std::cell::Cell::default(),
+        );
     }
     y
 }

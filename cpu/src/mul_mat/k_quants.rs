@@ -279,7 +279,7 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
+    ) -> [[f32; MAX_TILE]; T] {
         // SAFETY: rows have k / 256 unpacked blocks, tokens k / 256 blocks.
         unsafe {
             let mut lanes = [[S::zero_f(); MAX_TILE]; R];
@@ -311,7 +311,7 @@ impl<W: KBlock> Rows for SuperBlocks<W> {
             for r in 0..R {
                 let mins = to_array(mins[r]);
                 for t in 0..T {
-                    y[r][t] -= mins[t];
+                    y[t][r] -= mins[t];
                 }
             }
             y

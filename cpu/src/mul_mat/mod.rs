@@ -18,7 +18,6 @@ mod act;
 pub(crate) mod amx;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod emulated;
-#[cfg(target_arch = "x86_64")]
 mod fetch;
 #[cfg(target_arch = "x86_64")]
 mod float;
@@ -43,8 +42,11 @@ pub(crate) mod vector_avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vector_avx512;
 
+pub use fetch::Fetch;
+
 use crate::simd::SimdLevel;
 use gguf::GgmlType;
+use std::cell::Cell;
 
 /// Block of the ternary types and the K-quants.
 const QK_K: usize = GgmlType::Q6_K.block_size();
@@ -297,7 +299,7 @@ pub unsafe fn prepare(
 
 /// A multiplication: rows `r0..r1` of `w` for `n` tokens.
 #[derive(Clone, Copy)]
-struct Job {
+struct Job<'a> {
     #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "one level only"))]
     level: SimdLevel,
     k: usize,
@@ -313,9 +315,11 @@ struct Job {
     y: *mut f32,
     y_stride: usize,
     scratch: *mut u8,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "no fetching"))]
+    fetch: &'a Cell<Fetch>,
 }
 
-impl Job {
+impl Job<'_> {
     unsafe fn row(&self, r: usize) -> *const u8 {
         // SAFETY: the caller has r < r1, and the matrix has r1 rows.
         unsafe { self.w.add(r * self.row_bytes) }
@@ -330,6 +334,13 @@ impl Job {
         // SAFETY: the caller has t < n and r0 <= r < r1: inside `y`, and this call's own part of it.
         unsafe { self.y.add(t * self.y_stride + r).write(v) }
     }
+
+    /// Sets rows `r..r + R`, R of at most 4.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn set_rows<const R: usize>(&self, t: usize, r: usize, v: &[f32; 4]) {
+        // SAFETY: as `set`, for all these rows; `v` holds R.
+        unsafe { self.y.add(t * self.y_stride + r).cast::<[f32; R]>().write_unaligned(*v.as_ptr().cast()) }
+    }
 }
 
 /// Computes rows `r0..r1` for all `n` tokens: `y[t * y_stride + r]`.
@@ -342,6 +353,8 @@ impl Job {
 /// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format.
 /// - `y` has room for `n` rows `y_stride` apart with `r1` columns; no other thread uses columns `r0..r1` of it.
 /// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own.
+///
+/// `fetch` says which weights to fetch from memory when; rows that it does not name are read all the same.
 #[expect(clippy::too_many_arguments)]
 pub unsafe fn mul_mat(
     level: SimdLevel,
@@ -355,10 +368,11 @@ pub unsafe fn mul_mat(
     y: *mut f32,
     y_stride: usize,
     scratch: *mut u8,
+    fetch: &Cell<Fetch>,
 ) {
     let row_bytes = kind.row_bytes(k);
     let (act_len, act_stride) = record_size(level, kind.act_format(), k, n);
-    let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch };
+    let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch, fetch };
     if n == 0 || r0 >= r1 {
         return;
     }

@@ -330,7 +330,7 @@ impl<W: PairType> Rows for Pairs<W> {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
+    ) -> [[f32; MAX_TILE]; T] {
         // SAFETY: rows and tokens have a pair for each 64 elements.
         unsafe {
             let mut lanes = [[S::zero_f(); MAX_TILE]; R];

@@ -38,7 +38,7 @@ pub(super) trait Rows {
     /// The CPU has the features of `S`; `src` is a row, `dst` has room for an unpacked one.
     unsafe fn unpack<S: Simd>(&self, k: usize, src: *const u8, dst: *mut u8, ahead: &mut Ahead);
 
-    /// `R` rows times `T` tokens.
+    /// `R` rows times `T` tokens: for each token the results of the rows, and unused room.
     ///
     /// # Safety
     /// The CPU has the features of `S`; `w` are rows as `unpack` wrote them, `x` prepared tokens.
@@ -47,7 +47,7 @@ pub(super) trait Rows {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R];
+    ) -> [[f32; MAX_TILE]; T];
 }
 
 /// [`Rows`] as a kernel.
@@ -128,9 +128,13 @@ unsafe fn tiles<S: Simd, P: Rows, const R: usize, const T: usize>(
         // SAFETY: rows and tokens are valid; results go to rows below r1.
         unsafe {
             let y = kind.tile::<S, R, T>(job.k, w, x);
-            for i in 0..T {
-                for (j, y) in y[..count].iter().enumerate() {
-                    job.set(t + i, r + j, y[i]);
+            for (i, y) in y.iter().enumerate() {
+                if count == R {
+                    job.set_rows::<R>(t + i, r, y);
+                } else {
+                    for (j, &y) in y[..count].iter().enumerate() {
+                        job.set(t + i, r + j, y);
+                    }
                 }
             }
         }

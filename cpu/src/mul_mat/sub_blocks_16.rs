@@ -251,7 +251,7 @@ impl<W: SubBlocks16> Rows for SuperBlocks<W> {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
+    ) -> [[f32; MAX_TILE]; T] {
         // SAFETY: rows have k / 256 unpacked blocks, tokens k / 256 blocks.
         unsafe {
             let mut lanes = [[S::zero_f(); MAX_TILE]; R];

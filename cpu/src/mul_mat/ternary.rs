@@ -1,6 +1,9 @@
 //! TQ1_0 and TQ2_0: sums of codes 0..=2 (3 in a hostile file) times int8, minus the sum of the int8.
 
 use gguf::GgmlType;
+use std::arch::x86_64::{
+    _mm_cvtepi32_ps, _mm_loadu_si128, _mm_mul_ps, _mm_set1_epi32, _mm_set1_ps, _mm_storeu_ps, _mm_sub_epi32,
+};
 
 use super::act::{I8Tail, Q8K, TQ1_PLANES};
 use super::fetch::Ahead;
@@ -226,8 +229,8 @@ impl Rows for Uniform {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
-        let mut y = [[0.0; MAX_TILE]; R];
+    ) -> [[f32; MAX_TILE]; T] {
+        let mut y = [[0.0; MAX_TILE]; T];
         // SAFETY: rows have k codes, tokens k int8 and a tail.
         unsafe {
             let mut totals = [[S::acc_zero(); MAX_TILE]; R];
@@ -257,9 +260,10 @@ impl Rows for Uniform {
             let sums = S::sums::<R, T>(&totals);
             for t in 0..T {
                 let tail = &*x[t].add(k).cast::<I8Tail>();
-                for r in 0..R {
-                    y[r][t] = sums[r][t].wrapping_sub(tail.sum) as f32 * (self.d * tail.scale);
-                }
+                // By hand: the compiler would gather the results of all tokens in one register, at the cost of the tile.
+                let sums = _mm_sub_epi32(_mm_loadu_si128(sums[t].as_ptr().cast()), _mm_set1_epi32(tail.sum));
+                let scale = _mm_set1_ps(self.d * tail.scale);
+                _mm_storeu_ps(y[t].as_mut_ptr(), _mm_mul_ps(_mm_cvtepi32_ps(sums), scale));
             }
         }
         y
@@ -303,8 +307,8 @@ impl Rows for Scaled {
         k: usize,
         w: [*const u8; R],
         x: [*const u8; T],
-    ) -> [[f32; MAX_TILE]; R] {
-        let mut y = [[0.0; MAX_TILE]; R];
+    ) -> [[f32; MAX_TILE]; T] {
+        let mut y = [[0.0; MAX_TILE]; T];
         // SAFETY: rows have k codes and k / 256 scales, tokens k / 256 blocks.
         unsafe {
             for b in 0..k / QK_K {
@@ -327,7 +331,7 @@ impl Rows for Scaled {
                     let x = &*x[t].cast::<Q8K>().add(b);
                     for r in 0..R {
                         let d = w[r].add(k).cast::<f32>().add(b).read();
-                        y[r][t] += (sums[r][t] - x.sum) as f32 * (d * x.d);
+                        y[t][r] += (sums[t][r] - x.sum) as f32 * (d * x.d);
                     }
                 }
             }

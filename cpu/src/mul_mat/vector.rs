@@ -3,6 +3,29 @@
 use super::Job;
 use crate::simd::SimdLevel;
 
+/// Reduces four accumulators at a time: four rows of a token, or two rows of two tokens. A macro, because a closure would be
+/// compiled without the level's instructions.
+macro_rules! by_token {
+    ($v:expr, $R:expr, $T:expr, $sum4:path) => {{
+        let mut out = [[Default::default(); 4]; $T];
+        let mut t = 0;
+        while t < $T {
+            let (third, second) = if $R == 4 { (2, t) } else { (0, (t + 1).min($T - 1)) };
+            // SAFETY: the caller's promise.
+            let sums = unsafe { $sum4([$v[0][t], $v[1][t], $v[third][second], $v[(third + 1) % $R][second]]) };
+            if $R == 4 {
+                out[t] = sums;
+                t += 1;
+            } else {
+                (out[t][0], out[t][1]) = (sums[0], sums[1]);
+                (out[second][0], out[second][1]) = (sums[2], sums[3]);
+                t += 2;
+            }
+        }
+        out
+    }};
+}
+
 /// Operations on 64 bytes and on 16 lanes. A level with narrower registers uses several for one value.
 ///
 /// The lanes of all types follow memory: byte `i` belongs to 32-bit lane `i / 4`.
@@ -111,44 +134,16 @@ pub(crate) trait Simd {
     /// Fetches a line to the L2 cache.
     unsafe fn prefetch(p: *const u8);
 
-    /// [`Simd::acc_sum4`] of a tile of R rows (at most 4) and T tokens.
+    /// [`Simd::acc_sum4`] of a tile of R rows (2 or 4) and T tokens: the sums of each token.
     #[inline(always)]
-    unsafe fn sums<const R: usize, const T: usize>(t: &[[Self::Acc; 4]; R]) -> [[i32; 4]; R] {
-        let mut out = [[0; 4]; R];
-        // SAFETY: the caller's promise.
-        unsafe {
-            if T > 1 {
-                for r in 0..R {
-                    out[r] = Self::acc_sum4(t[r]);
-                }
-            } else {
-                let sums = Self::acc_sum4([t[0][0], t[1 % R][0], t[2 % R][0], t[3 % R][0]]);
-                for r in 0..R {
-                    out[r][0] = sums[r];
-                }
-            }
-        }
-        out
+    unsafe fn sums<const R: usize, const T: usize>(v: &[[Self::Acc; 4]; R]) -> [[i32; 4]; T] {
+        by_token!(v, R, T, Self::acc_sum4)
     }
 
-    /// [`Simd::tree4`] of a tile of R rows (at most 4) and T tokens.
+    /// [`Simd::tree4`] of a tile of R rows (2 or 4) and T tokens: the sums of each token.
     #[inline(always)]
-    unsafe fn trees<const R: usize, const T: usize>(v: &[[Self::F; 4]; R]) -> [[f32; 4]; R] {
-        let mut out = [[0.0; 4]; R];
-        // SAFETY: the caller's promise.
-        unsafe {
-            if T > 1 {
-                for r in 0..R {
-                    out[r] = Self::tree4(v[r]);
-                }
-            } else {
-                let sums = Self::tree4([v[0][0], v[1 % R][0], v[2 % R][0], v[3 % R][0]]);
-                for r in 0..R {
-                    out[r][0] = sums[r];
-                }
-            }
-        }
-        out
+    unsafe fn trees<const R: usize, const T: usize>(v: &[[Self::F; 4]; R]) -> [[f32; 4]; T] {
+        by_token!(v, R, T, Self::tree4)
     }
 }
 
