@@ -29,6 +29,16 @@ pub enum BatchError {
         /// As given.
         got: usize,
     },
+    /// Fewer positions than a context shift is to discard.
+    #[error("cannot discard {discard} positions after the first {keep}: the sequence has {len}")]
+    Shift {
+        /// Positions before.
+        keep: usize,
+        /// Positions to discard.
+        discard: usize,
+        /// Positions of the sequence.
+        len: usize,
+    },
     /// The context is full.
     #[error("the context is full: position {pos} is not below its {n_ctx}")]
     ContextFull {

@@ -3,11 +3,12 @@
 use crate::adapter::LoadedAdapter;
 use crate::arch::{Builder, HParams, Inputs, Shape};
 use crate::batch::{Batch, BatchError, BatchToken};
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{CacheOptions, KvCache};
 use crate::{Error, Model};
 use bytemuck::cast_slice;
 use ggml_ops::TensorId;
 use ggml_ops::backend::Program;
+use gguf::GgmlType;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -30,11 +31,15 @@ pub struct ContextOptions {
     /// Tokens that are run at once, at most; longer batches are cut, and wide models in smaller pieces, so that intermediate
     /// results stay within 32 MiB. Does not change results.
     pub n_ubatch: usize,
+    /// Type of the cache's K: one of [`KvCache::TYPES`], whose blocks divide a head.
+    pub type_k: GgmlType,
+    /// Type of the cache's V, likewise.
+    pub type_v: GgmlType,
 }
 
 impl Default for ContextOptions {
     fn default() -> Self {
-        ContextOptions { n_ctx: 0, n_seq_max: 1, n_ubatch: 512 }
+        ContextOptions { n_ctx: 0, n_seq_max: 1, n_ubatch: 512, type_k: GgmlType::F16, type_v: GgmlType::F16 }
     }
 }
 
@@ -72,11 +77,14 @@ impl Context {
     /// A context with an empty cache.
     ///
     /// # Errors
-    /// Where the cache's memory cannot be had.
+    /// [`Error::CacheType`] where the model or its device cannot have a cache of these types; or where its memory cannot be
+    /// had.
     pub fn new(model: Arc<Model>, options: ContextOptions) -> Result<Context, Error> {
         let hp = model.hparams();
         let n_ctx = if options.n_ctx == 0 { hp.n_ctx_train } else { options.n_ctx };
-        let cache = KvCache::new(model.device().as_ref(), hp, n_ctx, options.n_seq_max.max(1))?;
+        let types = [options.type_k, options.type_v];
+        let cache_options = CacheOptions { n_ctx, n_seq_max: options.n_seq_max.max(1), types };
+        let cache = KvCache::new(model.device().as_ref(), hp, cache_options)?;
         Ok(Context {
             cache,
             adapters: Vec::new(),
@@ -121,6 +129,16 @@ impl Context {
         self.cache.n_ctx()
     }
 
+    /// Makes room in a full context: forgets positions `keep..keep + discard` of sequence `seq`, and moves those after them down
+    /// by `discard`. What follows is computed from K and V that still know what is forgotten: nearly, not quite, as if it had
+    /// never been.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] where there are not so many positions; or where the device fails, and then the sequence is forgotten.
+    pub fn shift(&mut self, seq: usize, keep: usize, discard: usize) -> Result<(), Error> {
+        self.cache.shift(&self.model, seq, keep, discard)
+    }
+
     /// Runs a batch, and calls `on_logits` with the index in the batch and the logits of each token that wants them.
     ///
     /// # Errors
@@ -162,9 +180,7 @@ impl Context {
     fn run(&mut self, tokens: &[BatchToken]) -> Result<(), Error> {
         self.host.fill(tokens, &self.cache, &self.model);
         let n_outputs = self.host.outputs.len();
-        let shape =
-            Shape { n_tokens: tokens.len(), n_outputs, n_ctx: self.cache.n_ctx(), n_seq_max: self.cache.n_seq_max() };
-        self.make_ready(shape)?;
+        self.make_ready(Shape { n_tokens: tokens.len(), n_outputs })?;
         let Some(ready) = self.programs.front_mut() else { return Ok(()) };
         let (program, inputs, host) = (&mut ready.program, &ready.inputs, &self.host);
         program.write(inputs.tokens, cast_slice(&host.tokens))?;
@@ -200,9 +216,8 @@ impl Context {
         }
         self.programs.retain(|r| r.shape.n_tokens <= MAX_KEPT_TOKENS);
         self.programs.truncate(MAX_PROGRAMS - 1);
-        let cache = |il: usize| self.cache.layer(il).clone();
         let model = &self.model;
-        let built = Builder::build(model.arch(), model.parts(&self.adapters), &cache, shape)?;
+        let built = Builder::build(model.arch(), model.parts(&self.adapters), &self.cache, shape)?;
         let program = model.device().compile(Arc::new(built.graph), &built.bindings)?;
         self.programs.push_front(Ready { shape, inputs: built.inputs, logits: built.logits, program });
         Ok(())

@@ -88,6 +88,16 @@ pub enum Error {
     /// A batch that does not fit the context.
     #[error("{0}")]
     Batch(#[from] crate::batch::BatchError),
+    /// The KV cache cannot have this type.
+    #[error("the {which} cache cannot be of type {}: {why}", ty.name().to_lowercase())]
+    CacheType {
+        /// `K` or `V`.
+        which: &'static str,
+        /// As asked for.
+        ty: GgmlType,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The system gave no memory or threads.
     #[error("{what}: {source}")]
     Io {

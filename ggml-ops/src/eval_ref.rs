@@ -119,12 +119,22 @@ impl<'g> Evaluator<'g> {
             None => RefTensor { ty: desc.ty, ne: desc.ne, data: vec![0.0; desc.elements()] },
         };
         op.reference(&inputs, &mut dst);
-        if self.round && desc.ty == GgmlType::F16 {
-            dst.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64());
+        // Types of blocks are rounded to where they are written, in set_rows.
+        match desc.ty {
+            GgmlType::F16 if self.round => dst.data.iter_mut().for_each(|v| *v = half::f16::from_f64(*v).to_f64()),
+            // Through f32, which holds what is written to a cache; bf16::from_f64 does not look at all bits.
+            GgmlType::BF16 if self.round => {
+                dst.data.iter_mut().for_each(|v| *v = half::bf16::from_f32(*v as f32).to_f64());
+            }
+            _ => {}
         }
         let (root, offset) = self.graph.storage(id);
-        let size = self.graph.desc(root).ty.type_size();
-        let places: Vec<usize> = element_offsets(desc).map(|b| (offset + b) / size).collect();
+        let (size, block) = (desc.ty.type_size(), desc.ty.block_size());
+        let places: Vec<usize> = if block > 1 {
+            block_rows(desc, offset).flat_map(|first| first..first + desc.ne[0]).collect()
+        } else {
+            element_offsets(desc).map(|b| (offset + b) / size).collect()
+        };
         let elements = self.graph.desc(root).elements();
         let flat = self.storage[root.index()].get_or_insert_with(|| vec![0.0; elements]);
         for (place, v) in places.into_iter().zip(dst.data) {
@@ -145,18 +155,21 @@ impl<'g> Evaluator<'g> {
         let data = if desc.is_contiguous() && desc.elements() == flat.len() {
             flat.clone()
         } else if desc.ty.block_size() > 1 {
-            // Rows are whole blocks, wherever each of them lies.
-            let row = |r| {
-                let (i1, i2, i3) = desc.row_index(r);
-                let first = (offset + desc.row_offset(i1, i2, i3)) / desc.ty.type_size() * desc.ty.block_size();
-                &flat[first..first + desc.ne[0]]
-            };
-            (0..desc.rows()).flat_map(row).copied().collect()
+            block_rows(desc, offset).flat_map(|first| &flat[first..first + desc.ne[0]]).copied().collect()
         } else {
             element_offsets(desc).map(|b| flat[(offset + b) / desc.ty.type_size()]).collect()
         };
         Ok(RefTensor { ty: desc.ty, ne: desc.ne, data })
     }
+}
+
+/// The first element of each row of a type with blocks: rows are whole blocks, wherever each of them lies.
+fn block_rows(desc: &TensorDesc, offset: usize) -> impl Iterator<Item = usize> + use<> {
+    let d = *desc;
+    (0..d.rows()).map(move |r| {
+        let (i1, i2, i3) = d.row_index(r);
+        (offset + d.row_offset(i1, i2, i3)) / d.ty.type_size() * d.ty.block_size()
+    })
 }
 
 /// Byte offsets of all elements in logical order (types without blocks).

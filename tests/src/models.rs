@@ -22,7 +22,15 @@ pub fn load(gguf: Gguf, threads: usize, simd: SimdLevel) -> Arc<Model> {
 /// # Panics
 /// Where they cannot be computed.
 pub fn logits(model: &Arc<Model>, tokens: &[u32], batch: usize) -> Vec<f32> {
-    let options = ContextOptions { n_ctx: tokens.len().max(8), n_ubatch: batch, ..ContextOptions::default() };
+    let n_ctx = tokens.len().max(8);
+    logits_in(model, tokens, ContextOptions { n_ctx, n_ubatch: batch, ..ContextOptions::default() })
+}
+
+/// The same in a context of one's own making.
+///
+/// # Panics
+/// Where they cannot be computed.
+pub fn logits_in(model: &Arc<Model>, tokens: &[u32], options: ContextOptions) -> Vec<f32> {
     let mut context = Context::new(model.clone(), options).unwrap();
     let mut out = Vec::new();
     let batch = Batch::of(tokens, 0, 0).with_all_logits();
@@ -58,7 +66,27 @@ pub fn tiny_with(
     seed: u64,
     keep: impl FnMut(&TensorSpec) -> bool,
 ) -> Vec<u8> {
+    seeded(arch, metadata(arch), ty, uniform, seed, keep)
+}
+
+/// As [`tiny`] with float matrices and one layer.
+///
+/// # Panics
+/// Where the architecture contradicts itself.
+pub fn one_layer(arch: &dyn Architecture, seed: u64) -> Vec<u8> {
     let mut m = metadata(arch);
+    m.insert(key::of_arch(arch.name(), key::BLOCK_COUNT), Value::U32(1));
+    seeded(arch, m, GgmlType::F32, false, seed, |spec| spec.required)
+}
+
+fn seeded(
+    arch: &dyn Architecture,
+    mut m: Metadata,
+    ty: GgmlType,
+    uniform: bool,
+    seed: u64,
+    keep: impl FnMut(&TensorSpec) -> bool,
+) -> Vec<u8> {
     m.insert("general.name", Value::from("tiny"));
     let hp = HParams::read(&m, arch, N_VOCAB as usize).unwrap();
     let mut writer = Writer::new(m).unwrap();

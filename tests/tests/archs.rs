@@ -66,7 +66,7 @@ fn sequences_do_not_see_each_other() {
         let model = load(open(&tiny(*arch, GgmlType::TQ2_0, true, 5)), 2, SimdLevel::detect());
         let texts: Vec<Vec<u32>> =
             (0..3u32).map(|s| tokens(10 + s as usize).iter().map(|t| (t + s) % N_VOCAB).collect()).collect();
-        let options = ContextOptions { n_ctx: 16, n_seq_max: 3, n_ubatch: 8 };
+        let options = ContextOptions { n_ctx: 16, n_seq_max: 3, n_ubatch: 8, ..ContextOptions::default() };
         let mut context = Context::new(model.clone(), options).unwrap();
         let mut batch = Batch::default();
         for pos in 0..12 {

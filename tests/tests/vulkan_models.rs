@@ -88,6 +88,18 @@ fn every_architecture_has_the_cpus_bits() {
     }
 }
 
+#[test]
+fn a_cache_type_without_kernel_is_refused() {
+    let Some(gpu) = gpu(None) else { return };
+    let model = on(&gpu, Gguf::from_bytes(tiny(ARCHITECTURES[0], GgmlType::F16, false, 7)).unwrap());
+    let options = ContextOptions { n_ctx: 16, type_v: GgmlType::Q8_0, ..ContextOptions::default() };
+    let refused = Context::new(model, options).err().map(|e| e.to_string());
+    assert_eq!(
+        refused.as_deref(),
+        Some("the V cache cannot be of type q8_0: the device (vulkan) has no kernel for it, the CPU has")
+    );
+}
+
 /// Weights, cache and results in many small pieces.
 #[test]
 fn small_bindings_do_not_change_a_bit() {

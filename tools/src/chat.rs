@@ -39,6 +39,8 @@ pub struct ChatOptions {
     pub special: bool,
     /// Tell tokens per second.
     pub show_timings: bool,
+    /// How many tokens of the conversation stay where a full context is shifted, as `--keep`; `None`: it is not shifted.
+    pub keep: Option<i32>,
 }
 
 /// A conversation.
@@ -222,6 +224,7 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         if n_prompt > max {
             return Err(Error::PromptTooLong { n_prompt, n_ctx, max });
         }
+        self.session.shift_keeps(self.options.keep.map(|keep| self.session.n_keep(keep, n_prompt)));
         self.session.replace(&tokens);
         let (params, vocab) = &self.options.sampler;
         let seed = params.seed.wrapping_add(self.n_regen);

@@ -112,6 +112,14 @@ pub enum Error {
     /// The terminal could not be read.
     #[error("cannot read what is typed: {0}")]
     Input(#[source] io::Error),
+    /// The model or its device cannot have a cache of the type that a flag asks for.
+    #[error("{flag}: {source}")]
+    CacheType {
+        /// `-ctk` or `-ctv`.
+        flag: &'static str,
+        /// The engine's reason.
+        source: fabric_engine::Error,
+    },
     /// No memory for the context.
     #[error("cannot make a context of {n_ctx} tokens: {source}; -c makes it smaller")]
     Context {
@@ -166,6 +174,24 @@ pub enum Error {
 }
 
 impl Error {
+    /// A context that cannot be made.
+    pub fn context(n_ctx: usize, source: fabric_engine::Error) -> Error {
+        Error::cache_type(source).unwrap_or_else(|source| Error::Context { n_ctx, source })
+    }
+
+    /// As [`context`](Self::context), for a benchmark.
+    pub fn bench_context(n_ctx: usize, source: fabric_engine::Error) -> Error {
+        Error::cache_type(source).unwrap_or_else(|source| Error::BenchContext { n_ctx, source })
+    }
+
+    fn cache_type(source: fabric_engine::Error) -> Result<Error, fabric_engine::Error> {
+        match source {
+            fabric_engine::Error::CacheType { which: "K", .. } => Ok(Error::CacheType { flag: "-ctk", source }),
+            fabric_engine::Error::CacheType { .. } => Ok(Error::CacheType { flag: "-ctv", source }),
+            other => Err(other),
+        }
+    }
+
     /// The exit status of a program that ends with this.
     pub fn exit_status(&self) -> u8 {
         match self {

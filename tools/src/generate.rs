@@ -77,7 +77,7 @@ pub fn generate(
             return Ok(Stop::Limit);
         }
         // The last token of the context would have no room for its successor.
-        if session.tokens().len() >= session.n_ctx() {
+        if !session.make_room(0)? {
             return Ok(Stop::ContextFull);
         }
         if session.run()? == Progress::Interrupted || crate::interrupt::requested() {

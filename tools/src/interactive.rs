@@ -65,15 +65,17 @@ pub fn take_turns<W: Write>(
             };
             let line = if escape { crate::escape::process(line.as_bytes()) } else { line.into_bytes() };
             if !line.is_empty() {
-                let start = session.tokens().len();
                 let mut new: Vec<u32> = vocab.bos().filter(|_| in_prefix_bos).into_iter().collect();
                 new.extend(vocab.tokenize(&in_prefix, false, true)?);
                 new.extend(vocab.tokenize_bytes(&[&line[..], b"\n"].concat(), false, false)?);
                 new.extend(vocab.tokenize(&in_suffix, false, true)?);
-                if start + new.len() >= session.n_ctx() {
-                    log.warning(format_args!("this does not fit: {} of {} positions are used", start, session.n_ctx()));
+                if !session.make_room(new.len())? {
+                    let used = session.tokens().len();
+                    log.warning(format_args!("this does not fit: {used} of {} positions are used", session.n_ctx()));
                     continue;
                 }
+                // Less than before where the context was shifted.
+                let start = session.tokens().len();
                 session.append(&new);
                 session.accept_from(chain, start);
                 out.text(&in_suffix)?;
@@ -93,9 +95,9 @@ pub fn take_turns<W: Write>(
             // The model ended its turn without the stop text: it is put there, as the text's form wants it.
             Stop::EndOfGeneration => {
                 if let Some(stop) = stops.first().map(<[u8]>::to_vec) {
-                    let start = session.tokens().len();
                     let tokens = vocab.tokenize_bytes(&stop, false, true)?;
-                    if start + tokens.len() < session.n_ctx() {
+                    if session.make_room(tokens.len())? {
+                        let start = session.tokens().len();
                         session.append(&tokens);
                         session.accept_from(chain, start);
                         out.piece(&stop)?;

@@ -16,6 +16,10 @@ pub struct Session<'m> {
     n_batch: usize,
     /// The text; the first `ctx.cache().len(0)` tokens have been run.
     tokens: Vec<u32>,
+    /// How many of the first tokens stay when a full context is shifted; `None`: it is not shifted.
+    keep: Option<usize>,
+    /// Tokens before this one have the K and V that running them gives; a shift leaves others, which saw what is gone.
+    exact: usize,
     /// Whether tokens that were not generated wait to be run.
     prompt_waits: bool,
     logits: Vec<f32>,
@@ -45,12 +49,14 @@ impl<'m> Session<'m> {
     ) -> Result<Session<'m>, Error> {
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
         let n_ctx = if options.n_ctx == 0 { model.hparams().n_ctx_train } else { options.n_ctx };
-        let ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
+        let ctx = Context::new(model.clone(), options).map_err(|source| Error::context(n_ctx, source))?;
         Ok(Session {
             ctx,
             vocab,
             n_batch: n_batch.max(1),
             tokens: Vec::new(),
+            keep: None,
+            exact: usize::MAX,
             prompt_waits: false,
             logits: Vec::new(),
             perf,
@@ -98,10 +104,43 @@ impl<'m> Session<'m> {
     /// last token, whose logits are wanted.
     pub fn replace(&mut self, tokens: &[u32]) {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        let keep = common.min(tokens.len().saturating_sub(1));
+        let keep = common.min(tokens.len().saturating_sub(1)).min(self.exact);
         self.ctx.cache_mut().truncate(0, keep);
+        self.exact = usize::MAX;
         self.tokens.clear();
         self.append(tokens);
+    }
+
+    /// How many tokens of a prompt of `n_prompt` stay when the context is shifted: as many as `--keep` says, and BOS.
+    pub fn n_keep(&self, keep: i32, n_prompt: usize) -> usize {
+        match usize::try_from(keep) {
+            Ok(keep) if keep < n_prompt => keep + usize::from(self.vocab.add_bos()),
+            _ => n_prompt,
+        }
+    }
+
+    /// How many of the first tokens [`make_room`](Self::make_room) keeps; `None`: it makes none.
+    pub fn shift_keeps(&mut self, keep: Option<usize>) {
+        self.keep = keep;
+    }
+
+    /// Whether `n` tokens more than the text has fit, with a successor. Where they do not, the context is shifted if it may be,
+    /// as llama.cpp does it: half of what comes after the tokens that are kept goes.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn make_room(&mut self, n: usize) -> Result<bool, Error> {
+        while self.tokens.len().saturating_add(n) >= self.n_ctx() {
+            let Some(keep) = self.keep else { return Ok(false) };
+            let discard = self.ctx.cache().len(0).saturating_sub(keep) / 2;
+            if discard == 0 {
+                return Ok(false);
+            }
+            self.ctx.shift(0, keep, discard)?;
+            self.tokens.drain(keep..keep + discard);
+            self.exact = self.exact.min(keep);
+        }
+        Ok(true)
     }
 
     /// Runs what has not been run, and keeps the logits of the last token.

@@ -194,6 +194,18 @@ fn sql() {
 }
 
 #[test]
+fn types_of_the_cache() {
+    let args = ["-p", "0", "-n", "2", "-r", "1", "-ctk", "f16,q8_0", "-ctv", "q4_0", "--no-warmup"];
+    let table = run(&args).stdout;
+    let header = table.lines().next().unwrap();
+    assert!(header.contains(" threads | type_k | type_v |"), "{table}");
+    assert!(table.contains(" |    f16 |   q4_0 |") && table.contains(" |   q8_0 |   q4_0 |"), "{table}");
+    let json: Json = serde_json::from_str(&run(&[&args[..], &["-o", "json"]].concat()).stdout).unwrap();
+    let types: Vec<_> = json.as_array().unwrap().iter().map(|r| (r["type_k"].as_str(), r["type_v"].as_str())).collect();
+    assert_eq!(types, [(Some("f16"), Some("q4_0")), (Some("q8_0"), Some("q4_0"))]);
+}
+
+#[test]
 fn two_outputs_and_progress() {
     let args = [&QUICK[..], &["-n", "0", "-o", "none", "-oe", "jsonl"]].concat();
     let ran = run(&args);
@@ -253,6 +265,7 @@ fn errors() {
         &["-o", "xml"],
         &["--simd", "sse9"],
         &["-lm", "fast"],
+        &["-ctk", "q3_0"],
         &["--nonsense"],
         &["-m"],
         &["stray"],
@@ -264,7 +277,6 @@ fn errors() {
     for (args, expected) in [
         (&["-m", "missing.gguf", "-o", "json"][..], "missing.gguf"),
         (&["-m", "README.md"], "README.md"),
-        (&["-ctk", "q8_0"], "-ctk q8_0 is not supported: the KV cache is always f16"),
         (&["-embd", "1"], "-embd 1 is not supported"),
         (&["-p", "1", "-d", "2000000000", "-n", "0"], "cannot make a context of 2000000001 tokens"),
     ] {

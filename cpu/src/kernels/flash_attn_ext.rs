@@ -2,7 +2,7 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::flash_attn_ext_rows;
-use super::{exp, max64, sum64};
+use super::{exp, flash_attn_ext_decoded, max64, sum64};
 #[cfg(target_arch = "x86_64")]
 use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
 use crate::program::{Compiler, RawTensor, Step, Work};
@@ -10,6 +10,7 @@ use crate::simd::SimdLevel;
 use ggml_ops::OpError;
 use ggml_ops::numerics::tree;
 use ggml_ops::ops::FlashAttnExt;
+use gguf::GgmlType;
 use half::f16;
 
 pub(super) const CHUNK: usize = FlashAttnExt::CHUNK;
@@ -38,6 +39,9 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
     #[cfg(target_arch = "x86_64")]
     if level != SimdLevel::Scalar && q.desc.ne[2] >= flash_attn_ext_rows::MANY {
         return many(c, scale);
+    }
+    if [k, v].iter().any(|cache| cache.desc.ty != GgmlType::F16) {
+        return flash_attn_ext_decoded::few(c, scale);
     }
     let (n_ctx, n_seq) = (k.desc.ne[2], k.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(4 * n_ctx);
@@ -109,10 +113,11 @@ fn many(c: Compiler, scale: f32) -> Vec<Step> {
                     }
                     let (head_kv, scratch) = (head / group, work.scratch.cast());
                     let spans = &seen[..n];
-                    let block = Block { q: &q, k: &k, v: &v, y: &dst, head, head_kv, seq, from, spans, scale, scratch };
+                    let block =
+                        Block { level, q: &q, k: &k, v: &v, y: &dst, head, head_kv, seq, from, spans, scale, scratch };
                     // SAFETY: the spans lie within the cache; the operands are not written in this step, the result's rows
                     // are this item's own, and the scratch this thread's; the level is one that the processor has.
-                    unsafe { flash_attn_ext_rows::attend(level, &block) }
+                    unsafe { flash_attn_ext_rows::attend(&block) }
                     from += n;
                 }
             }
@@ -285,7 +290,7 @@ pub(super) fn chunks(first: usize, weights: &[f32]) -> impl Iterator<Item = (usi
 }
 
 #[inline(always)]
-fn normalize(y: &mut [f32], total: f32) {
+pub(super) fn normalize(y: &mut [f32], total: f32) {
     let factor = if total > 0.0 { 1.0 / total } else { 0.0 };
     y.iter_mut().for_each(|y| *y *= factor);
 }

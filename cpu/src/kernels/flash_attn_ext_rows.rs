@@ -2,11 +2,13 @@
 //! instead of 16 elements of one: the tree over the lanes of a dot product becomes plain additions of vectors.
 
 use super::flash_attn_ext::{CHUNK, chunks, soften};
+use super::flash_attn_ext_decoded::decode;
 use super::gemm_f32::{Gemm, MatMul, Vector};
 use super::sum64;
 use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
 use crate::program::RawTensor;
 use crate::simd::SimdLevel;
+use gguf::GgmlType;
 
 /// Queries of one head that are worked on together.
 pub(super) const ROWS: usize = 32;
@@ -15,6 +17,7 @@ pub(super) const MANY: usize = 8;
 
 /// Queries `from..from + spans.len()` of head `head`, all of sequence `seq`; spans are first and end of what each sees.
 pub(super) struct Block<'a> {
+    pub level: SimdLevel,
     pub q: &'a RawTensor,
     pub k: &'a RawTensor,
     pub v: &'a RawTensor,
@@ -46,7 +49,7 @@ pub(super) fn scratch(d: usize, dv: usize, n_ctx: usize) -> usize {
 /// # Safety
 /// The level is not `Scalar`, and supported. K and V may be read at all positions seen, q at the block's rows; nobody else
 /// touches those of y, or the scratch. At most [`ROWS`] queries.
-pub(super) unsafe fn attend(level: SimdLevel, block: &Block) {
+pub(super) unsafe fn attend(block: &Block) {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn avx2(block: &Block) {
         // SAFETY: the caller's promises.
@@ -58,7 +61,7 @@ pub(super) unsafe fn attend(level: SimdLevel, block: &Block) {
         unsafe { body::<Avx512>(block) }
     }
     // SAFETY: the caller's promises.
-    unsafe { if level == SimdLevel::Avx2 { avx2(block) } else { avx512(block) } }
+    unsafe { if block.level == SimdLevel::Avx2 { avx2(block) } else { avx512(block) } }
 }
 
 /// # Safety
@@ -91,7 +94,7 @@ unsafe fn body<S: Simd>(b: &Block) {
             for j in (0..n).step_by(16) {
                 for i in 0..16 {
                     let at = b.k.desc.row_offset(b.head_kv, from + (j + i).min(n - 1), b.seq);
-                    Vector::<S>::widen(b.k.at(at).cast(), wide.add(i * d), d);
+                    load::<S>(b.level, b.k, at, wide.add(i * d));
                 }
                 Vector::<S>::transpose16(wide, d, keys.add(j), KEYS);
             }
@@ -113,7 +116,7 @@ unsafe fn body<S: Simd>(b: &Block) {
         for (from, n) in parts() {
             for j in 0..n {
                 let at = b.v.desc.row_offset(b.head_kv, from + j, b.seq);
-                Vector::<S>::widen(b.v.at(at).cast(), values.add(j * dv), dv);
+                load::<S>(b.level, b.v, at, values.add(j * dv));
             }
             let (a, c) = (scores.add(from - low).cast_const(), part);
             let weighted = Gemm {
@@ -139,6 +142,22 @@ unsafe fn body<S: Simd>(b: &Block) {
         for (i, factor) in factors.iter().enumerate().take(rows) {
             std::slice::from_raw_parts_mut(y.add(i * y_row), dv).iter_mut().for_each(|y| *y *= factor);
         }
+    }
+}
+
+/// A row of K or V as f32.
+///
+/// # Safety
+/// As [`body`]: the row at this offset may be read, and as many floats written.
+#[inline(always)]
+unsafe fn load<S: Simd>(level: SimdLevel, cache: &RawTensor, offset: usize, to: *mut f32) {
+    let (ty, n) = (cache.desc.ty, cache.desc.ne[0]);
+    // SAFETY: the caller's promise; the row has whole blocks.
+    unsafe {
+        if ty == GgmlType::F16 {
+            return Vector::<S>::widen(cache.at(offset).cast(), to, n);
+        }
+        decode(level, cache, offset, to);
     }
 }
 

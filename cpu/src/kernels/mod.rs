@@ -8,6 +8,7 @@ pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod flash_attn_ext;
 pub(crate) mod flash_attn_ext_back;
+pub(crate) mod flash_attn_ext_decoded;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod flash_attn_ext_rows;
 pub(crate) mod gemm_f32;

@@ -1,5 +1,5 @@
 use crate::program::{Compiler, RawTensor, Step, Work};
-use ggml_ops::OpError;
+use ggml_ops::{OpError, quants};
 use gguf::GgmlType;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -23,13 +23,25 @@ pub(crate) fn set_rows(c: Compiler) -> Vec<Step> {
                 match table.desc.ty {
                     // SAFETY: row `id` exists (checked); these columns belong to this thread.
                     GgmlType::F32 => unsafe { table.piece_mut(index, columns.clone()) }.copy_from_slice(from),
-                    _ => {
+                    GgmlType::F16 => {
                         // SAFETY: as above; the table is contiguous F16, and aligned as all states are.
                         let to = unsafe {
                             let at = table.at(table.desc.row_offset(index.0, 0, 0) + 2 * columns.start).cast::<f16>();
                             std::slice::from_raw_parts_mut(at, columns.len())
                         };
                         to.convert_from_f32_slice(from);
+                    }
+                    ty => {
+                        // Blocks of at most 64, of which `piece` is a multiple.
+                        let (block, bytes) = (ty.block_size(), ty.type_size());
+                        // SAFETY: as above; the table is contiguous, and so are the blocks of these columns.
+                        let to = unsafe {
+                            let offset = table.desc.row_offset(index.0, 0, 0) + columns.start / block * bytes;
+                            std::slice::from_raw_parts_mut(table.at(offset), columns.len() / block * bytes)
+                        };
+                        if let Err(e) = quants::quantize(ty, from, to) {
+                            return work.fail(OpError::Backend { backend: "cpu", what: e.to_string() });
+                        }
                     }
                 }
             }

@@ -1,4 +1,5 @@
-//! Weights decoded a panel at a time: 64 columns of a block of rows. The bits are those of `ggml_ops::quants`.
+//! Weights decoded a panel at a time: 64 columns of a block of rows; and rows of a KV cache. The bits are those of
+//! `ggml_ops::quants`.
 
 use super::COLUMNS;
 use crate::kernels::multiversion;
@@ -10,7 +11,7 @@ use std::marker::PhantomData;
 
 /// Rows of a matrix.
 #[derive(Clone, Copy)]
-pub(super) struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     ptr: *const u8,
     stride: usize,
     bytes: usize,
@@ -58,6 +59,21 @@ multiversion! {
 }
 
 multiversion! {
+    /// Decodes a row of type `ty`, whole blocks.
+    fn row_to_f32(ty: GgmlType, row: &[u8], y: &mut [f32]) {
+        match ty {
+            GgmlType::F32 => row_floats::<BlockF32>(row, y),
+            GgmlType::F16 => row_floats::<BlockF16>(row, y),
+            GgmlType::BF16 => row_floats::<BlockBf16>(row, y),
+            GgmlType::Q8_0 => row_floats::<BlockQ8_0>(row, y),
+            GgmlType::Q4_0 => row_floats::<BlockQ4_0>(row, y),
+            // Types without a codec do not pass the shape rule.
+            _ => drop(ggml_ops::quants::dequantize(ty, row, y)),
+        }
+    }
+}
+
+multiversion! {
     /// Decodes 64 columns from `c` of ternary rows, without their scale, to `panel`: two rows at a time, interleaved
     /// as i16. After an odd last row there is one of zeros.
     fn to_pairs(ty: GgmlType, rows: &Rows, c: usize, panel: &mut [Row<u32>]) {
@@ -88,6 +104,21 @@ trait Codes: Block {
 fn floats<W: Weights>(rows: &Rows, c: usize, n: usize, panel: &mut [Row<f32>]) {
     for (i, y) in panel[..rows.n].iter_mut().enumerate() {
         W::decode(bytemuck::cast_slice(rows.row(i)), c, n, y);
+    }
+}
+
+#[inline(always)]
+fn row_floats<W: Weights>(row: &[u8], y: &mut [f32]) {
+    let row: &[W] = bytemuck::cast_slice(row);
+    let (panels, rest) = y.as_chunks_mut::<COLUMNS>();
+    let whole = panels.len() * COLUMNS;
+    for (i, panel) in panels.iter_mut().enumerate() {
+        W::decode(row, i * COLUMNS, COLUMNS, panel);
+    }
+    if !rest.is_empty() {
+        let mut last = [0.0; COLUMNS];
+        W::decode(row, whole, rest.len(), &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 

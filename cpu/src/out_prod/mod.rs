@@ -6,7 +6,7 @@
 //!
 //! To add a weight type: its arm in [`decode::to_f32`].
 
-mod decode;
+pub(crate) mod decode;
 mod product;
 mod round;
 mod tile;

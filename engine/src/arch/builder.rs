@@ -2,6 +2,7 @@
 
 use super::{Architecture, HParams};
 use crate::adapter::LoadedAdapter;
+use crate::kv_cache::KvCache;
 use ggml_ops::backend::{Bindings, Buffer};
 use ggml_ops::ops::MulMat;
 use ggml_ops::{Graph, OpError, TensorDesc, TensorId};
@@ -27,10 +28,6 @@ pub struct Shape {
     pub n_tokens: usize,
     /// Tokens whose logits are wanted.
     pub n_outputs: usize,
-    /// Positions of the cache.
-    pub n_ctx: usize,
-    /// Sequences of the cache.
-    pub n_seq_max: usize,
 }
 
 /// The inputs of a batch's graph.
@@ -77,10 +74,7 @@ pub struct Parts<'m> {
 /// K and V of past tokens.
 #[derive(Clone, Copy)]
 struct Cache<'m> {
-    /// K and V of a layer.
-    layer: &'m dyn Fn(usize) -> [Arc<dyn Buffer>; 2],
-    n_ctx: usize,
-    n_seq_max: usize,
+    layers: &'m KvCache,
     rows: TensorId,
 }
 
@@ -124,21 +118,21 @@ pub struct Built {
 }
 
 impl<'m> Builder<'m> {
-    /// Builds the whole graph. `cache` gives K and V of a layer.
+    /// Builds the whole graph, over this cache.
     ///
     /// # Errors
     /// Where shapes do not fit, which checked tensors cannot bring about.
     pub fn build(
         arch: &dyn Architecture,
         parts: Parts<'m>,
-        cache: &'m dyn Fn(usize) -> [Arc<dyn Buffer>; 2],
+        cache: &'m KvCache,
         shape: Shape,
     ) -> Result<Built, OpError> {
-        let Shape { n_tokens, n_outputs, n_ctx, n_seq_max } = shape;
+        let Shape { n_tokens, n_outputs } = shape;
         let mut b = Builder::new(parts, n_tokens)?;
         let rows = b.ints("cache_rows", &[n_tokens])?;
         b.inputs.cache_rows = Some(rows);
-        b.cache = Some(Cache { layer: cache, n_ctx, n_seq_max, rows });
+        b.cache = Some(Cache { layers: cache, rows });
         let outputs = if n_outputs > 0 { Some(b.ints("outputs", &[n_outputs])?) } else { None };
         b.inputs.outputs = outputs;
 
@@ -352,16 +346,17 @@ impl<'m> Builder<'m> {
 
     /// Puts K and V of the batch into the cache. Answers with the cache, `[head, n_head_kv, n_ctx, n_seq_max]` each.
     fn store(&mut self, cache: Cache, il: u32, kv: [TensorId; 2]) -> Result<[TensorId; 2], OpError> {
-        let hp = self.parts.hp;
-        let mut buffers = (cache.layer)(il as usize).into_iter();
+        let (hp, n_seq) = (self.parts.hp, cache.layers.n_seq_max());
         let g = &mut self.graph;
         let mut stored = kv;
-        for ((x, name), head) in stored.iter_mut().zip(["k", "v"]).zip([hp.n_embd_head_k, hp.n_embd_head_v]) {
-            let desc = TensorDesc::new(GgmlType::F16, &[head * hp.n_head_kv, cache.n_ctx * cache.n_seq_max])?;
-            let state = g.state(&format!("cache_{name}-{il}"), desc);
-            self.bindings.extend(buffers.next().map(|b| (state, b)));
+        let heads = [hp.n_embd_head_k, hp.n_embd_head_v];
+        for (((x, part), name), head) in
+            stored.iter_mut().zip(cache.layers.layer(il as usize)).zip(["k", "v"]).zip(heads)
+        {
+            let state = g.state(&format!("cache_{name}-{il}"), part.desc);
+            self.bindings.insert(state, part.buffer.clone());
             let written = g.set_rows(state, *x, cache.rows)?;
-            *x = g.reshape(written, &[head, hp.n_head_kv, cache.n_ctx, cache.n_seq_max])?;
+            *x = g.reshape(written, &[head, hp.n_head_kv, part.desc.ne[1] / n_seq.max(1), n_seq])?;
         }
         Ok(stored)
     }

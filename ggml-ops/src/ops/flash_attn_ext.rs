@@ -5,7 +5,8 @@ use crate::{Graph, TensorId};
 ///
 /// Operands:
 /// - q `[n_embd_head, n_head, n_tokens]` of F32,
-/// - k `[n_embd_head, n_head_kv, n_ctx, n_seq]` of F16, v `[n_embd_head_v, n_head_kv, n_ctx, n_seq]` of F16,
+/// - k `[n_embd_head, n_head_kv, n_ctx, n_seq]`, v `[n_embd_head_v, n_head_kv, n_ctx, n_seq]`, each of one of
+///   [`SetRows::TYPES`],
 /// - span `[3, n_tokens]` of I32: per token its sequence, its first visible position and the one after the last.
 ///
 /// Result: `[n_embd_head_v, n_head, n_tokens]`. A token that sees nothing gets zeros. Head h reads key head
@@ -25,7 +26,7 @@ impl OpDef for FlashAttnExt {
     const NAME: &'static str = "flash_attn_ext";
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
-        check(Self::NAME, src)
+        check(Self::NAME, src, SetRows::TYPES)
     }
 
     fn reference(&self, src: &[RefTensor], dst: &mut RefTensor) {
@@ -66,22 +67,19 @@ impl OpDef for FlashAttnExt {
     fn cases() -> Vec<Case<Self>> {
         let mut cases = Vec::new();
         // (head, head_v, n_head, n_head_kv, n_ctx, n_seq, spans)
-        let mut case = |d: [usize; 6], spans: &[[i32; 3]]| {
+        let of_types = |types: [GgmlType; 2], d: [usize; 6], spans: &[[i32; 3]]| {
             let q = Operand::f32(&[d[0], d[2], spans.len()]);
-            let k = Operand::weight(GgmlType::F16, &[d[0], d[3], d[4], d[5]]);
-            let v = Operand::weight(GgmlType::F16, &[d[1], d[3], d[4], d[5]]);
+            let k = Operand::weight(types[0], &[d[0], d[3], d[4], d[5]]);
+            let v = Operand::weight(types[1], &[d[1], d[3], d[4], d[5]]);
             let scale = 1.0 / (d[0] as f32).sqrt();
             // Two sums of up to 1100 products with an exp between them.
             let tolerance = Tolerance::relative(3e-6);
-            cases.push(
-                Case::new(
-                    FlashAttnExt { scale },
-                    [q, k, v, Operand::ints(&[3, spans.len()], &spans.concat())],
-                    tolerance,
-                )
-                .differentiable(&[0, 1, 2]),
-            );
+            let src = [q, k, v, Operand::ints(&[3, spans.len()], &spans.concat())];
+            // Training has no cache: gradients are those of F16.
+            let wrt: &[usize] = if types == [GgmlType::F16; 2] { &[0, 1, 2] } else { &[] };
+            Case::new(FlashAttnExt { scale }, src, tolerance).differentiable(wrt)
         };
+        let mut case = |d, spans: &[[i32; 3]]| cases.push(of_types([GgmlType::F16; 2], d, spans));
         case([64, 64, 4, 4, 16, 1], &[[0, 0, 1], [0, 0, 2], [0, 0, 16]]);
         case([128, 128, 8, 2, 300, 2], &[[1, 0, 300], [0, 0, 257], [1, 7, 9], [0, 0, 0]]);
         case([20, 36, 5, 5, 70, 1], &[[0, 0, 65], [0, 3, 70]]);
@@ -107,17 +105,26 @@ impl OpDef for FlashAttnExt {
         // Chunks that end between the positions seen, sequences that alternate, tokens that see nothing.
         let mixed: Vec<[i32; 3]> = (0..11).map(|t| [i32::from(t > 6), (t * 97) % 290, 290 + 20 * (t % 3)]).collect();
         case([64, 36, 2, 1, 340, 2], &[&mixed[..], &[[0, 7, 7], [1, 0, 513 - 200]]].concat());
+        // A cache of each type, of K or V or both, for few queries and for many.
+        let few = [[1, 0, 300], [0, 0, 257], [1, 7, 9], [0, 0, 0]];
+        for &ty in SetRows::TYPES.iter().filter(|&&ty| ty != GgmlType::F16) {
+            cases.push(of_types([ty; 2], [64, 96, 6, 2, 300, 2], &few));
+            cases.push(of_types([ty; 2], [128, 64, 4, 4, 340, 2], &mixed));
+            cases.push(of_types([ty, GgmlType::F16], [32, 64, 8, 1, 270, 1], &[[0, 3, 270]]));
+            cases.push(of_types([GgmlType::F16, ty], [64, 32, 3, 3, 270, 1], &packed[..9]));
+        }
         cases
     }
 }
 
-/// The shape rule, for the operation and its gradient.
-pub(super) fn check(op: &'static str, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
+/// The shape rule, for the operation and its gradient; K and V are of one of `types`.
+pub(super) fn check(op: &'static str, src: &[TensorDesc], types: &[GgmlType]) -> Result<TensorDesc, ShapeError> {
     let [q, k, v, span] = operands(op, src)?;
     f32_rows(op, 0, &q)?;
     for (operand, t) in [(1, &k), (2, &v)] {
-        if t.ty != GgmlType::F16 {
-            return Err(ShapeError::Type { op, operand, expected: "F16", got: t.ty });
+        if !types.contains(&t.ty) {
+            let expected = if types.len() == 1 { "F16" } else { "one that a KV cache may have" };
+            return Err(ShapeError::Type { op, operand, expected, got: t.ty });
         }
         if !t.has_contiguous_rows() {
             let expected = "contiguous along dimension 0";

@@ -31,7 +31,7 @@ impl OpDef for FlashAttnExtBack {
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
         let [q, k, v, span, dy] = operands(Self::NAME, src)?;
-        let y = check(Self::NAME, &[q, k, v, span])?;
+        let y = check(Self::NAME, &[q, k, v, span], &[GgmlType::F16])?;
         f32_rows(Self::NAME, 4, &dy)?;
         same_shape(Self::NAME, 4, &dy, y.ne)?;
         TensorDesc::new(GgmlType::F32, &[Self::places(&q, &k, &v)?[3]])
@@ -73,6 +73,7 @@ impl OpDef for FlashAttnExtBack {
     fn cases() -> Vec<Case<Self>> {
         FlashAttnExt::cases()
             .into_iter()
+            .filter(|c| c.src[1..3].iter().all(|kv| kv.ty == GgmlType::F16))
             .map(|c| {
                 let dy = Operand::f32(&[c.src[2].ne[0], c.src[0].ne[1], c.src[0].ne[2]]);
                 let src: Vec<Operand> = c.src.into_iter().chain([dy]).collect();

@@ -49,7 +49,6 @@ const ONE_SEQUENCE: Policy = Ignored("there is one sequence");
 const DOWNLOAD: Policy = Refused("nothing is downloaded: fetch the file and name it with -m");
 const GRAMMAR: Policy = Refused("a grammar cannot guide the samplers yet");
 const ADAPTER: Policy = Refused("the model runs as it is in its file");
-const CACHE_TYPE: Policy = Only(&["f16"], "the KV cache is always f16");
 const MEDIA: Policy = Refused("text is all that models read here");
 const YARN: Policy = Only(&["-1", "-1.0", "0"], "positions are scaled linearly or not at all");
 const PROMPT_CACHE: Policy = Ignored("prompts are not cached in files");
@@ -117,17 +116,8 @@ pub const MAIN: &[Absent] = &[
     row(&["--jinja", "--no-jinja"], "LLAMA_ARG_JINJA", Nothing, Silent),
     row(&["--log-prefix", "--no-log-prefix"], "LLAMA_ARG_LOG_PREFIX", Nothing, Silent),
     row(&["--log-timestamps", "--no-log-timestamps"], "LLAMA_ARG_LOG_TIMESTAMPS", Nothing, Silent),
-    row(&["--no-context-shift"], "", Nothing, Silent),
-    row(
-        &["--context-shift"],
-        "LLAMA_ARG_CONTEXT_SHIFT",
-        Nothing,
-        Refused("generation ends where the context is full: make it larger with -c"),
-    ),
     row(&["-gan", "--grp-attn-n"], "LLAMA_ARG_GRP_ATTN_N", Value, Only(&["1"], "positions are not grouped")),
     row(&["-gaw", "--grp-attn-w"], "LLAMA_ARG_GRP_ATTN_W", Value, Ignored("positions are not grouped")),
-    row(&["-ctk", "--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K", Value, CACHE_TYPE),
-    row(&["-ctv", "--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V", Value, CACHE_TYPE),
     row(&["--yarn-orig-ctx"], "LLAMA_ARG_YARN_ORIG_CTX", Value, YARN),
     row(&["--yarn-ext-factor"], "LLAMA_ARG_YARN_EXT_FACTOR", Value, YARN),
     row(&["--yarn-attn-factor"], "LLAMA_ARG_YARN_ATTN_FACTOR", Value, YARN),

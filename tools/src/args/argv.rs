@@ -249,17 +249,13 @@ mod tests {
 
     #[test]
     fn what_would_change_the_output_is_refused() {
-        for argv in [
-            &["--grammar", "root ::= x"][..],
-            &["-ctk", "q8_0"],
-            &["--context-shift"],
-            &["-hf", "a/b"],
-            &["--control-vector"],
-        ] {
+        for argv in
+            [&["--grammar", "root ::= x"][..], &["-gan", "2"], &["--log-jsonl"], &["-hf", "a/b"], &["--control-vector"]]
+        {
             assert!(matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))), "{argv:?}");
         }
-        assert_eq!(normalized(&["-ctk", "f16", "-ctv=f16", "--no-context-shift"], &[]), Ok((vec![], vec![])));
-        assert!(matches!(normalized(&["-ctk"], &[]), Err(ArgvError::Usage(_))));
+        assert_eq!(normalized(&["-gan", "1", "-gan=1", "--offline"], &[]), Ok((vec![], vec![])));
+        assert!(matches!(normalized(&["-gan"], &[]), Err(ArgvError::Usage(_))));
         assert!(matches!(normalized(&["-xyz"], &[]), Err(ArgvError::Usage(_))));
         assert!(matches!(normalized(&["-t4"], &[]), Err(ArgvError::Usage(_))));
     }
@@ -267,12 +263,12 @@ mod tests {
     #[test]
     fn the_environment_is_held_to_the_same_rules() {
         let refused = |env| matches!(normalized(&[], &[env]), Err(ArgvError::Unsupported(_)));
-        assert!(refused(("LLAMA_ARG_CACHE_TYPE_K", "q8_0")));
-        assert!(!refused(("LLAMA_ARG_CACHE_TYPE_K", "f16")));
-        assert!(refused(("LLAMA_ARG_CONTEXT_SHIFT", "enabled")));
-        assert!(!refused(("LLAMA_ARG_CONTEXT_SHIFT", "off")));
+        assert!(refused(("LLAMA_ARG_GRP_ATTN_N", "2")));
+        assert!(!refused(("LLAMA_ARG_GRP_ATTN_N", "1")));
+        assert!(refused(("LLAMA_ARG_MMPROJ", "a.gguf")));
+        assert!(!refused(("LLAMA_ARG_OFFLINE", "on")));
         assert_eq!(normalized(&[], &[("LLAMA_ARG_SPLIT_MODE", "layer")]), Ok((vec![], vec![])));
-        let command_line_wins = normalized(&["-ctk", "f16"], &[("LLAMA_ARG_CACHE_TYPE_K", "q8_0")]);
+        let command_line_wins = normalized(&["-gan", "1"], &[("LLAMA_ARG_GRP_ATTN_N", "2")]);
         assert_eq!(command_line_wins, Ok((vec![], vec![])));
     }
 }

@@ -3,8 +3,10 @@
 use super::absent::{Absent, Policy, Takes};
 use super::device::{DeviceList, GpuLayers, devices, gpu_layers};
 use super::model::LoadMode;
+use super::value::cache_type;
 use clap::{Parser, ValueEnum};
 use fabric_engine::device::SimdLevel;
+use gguf::GgmlType;
 use std::path::PathBuf;
 
 /// The most values that one flag may have: more are a typing error, such as a range without end.
@@ -75,6 +77,12 @@ pub struct BenchArgs {
     /// Tokens that are run at once (list)
     #[arg(long, visible_alias = "ub", value_name = "N", default_value = "512", value_parser = counts, help_heading = "Tests")]
     pub ubatch_size: Vec<List<usize>>,
+    /// Type of the keys in the KV cache (list): f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl
+    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", value_parser = cache_types, help_heading = "Tests")]
+    pub cache_type_k: Vec<List<GgmlType>>,
+    /// Type of the values in the KV cache (list): the same
+    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", value_parser = cache_types, help_heading = "Tests")]
+    pub cache_type_v: Vec<List<GgmlType>>,
     /// CPU threads (list); left out: one per physical core
     #[arg(short, long, value_name = "N", value_parser = threads, help_heading = "Tests")]
     pub threads: Vec<List<usize>>,
@@ -136,7 +144,6 @@ pub struct BenchArgs {
 
 const GPU: Policy = Policy::Ignored("a model runs whole on the CPU or whole on one GPU");
 const SCHEDULING: Policy = Policy::Ignored("the operating system places and schedules the threads");
-const CACHE_TYPE: Policy = Policy::Only(&["f16"], "the KV cache is always f16");
 const FIT: Policy = Policy::Ignored("the context is as large as the test needs");
 
 const fn row(spellings: &'static [&'static str], takes: Takes, policy: Policy) -> Absent {
@@ -150,8 +157,6 @@ pub const ABSENT: &[Absent] = &[
         Takes::Value,
         Policy::Ignored("there is one way to compute attention, with the same result"),
     ),
-    row(&["-ctk", "--cache-type-k"], Takes::Value, CACHE_TYPE),
-    row(&["-ctv", "--cache-type-v"], Takes::Value, CACHE_TYPE),
     row(&["-ncmoe", "--n-cpu-moe"], Takes::Value, GPU),
     row(&["-sm", "--split-mode"], Takes::Value, GPU),
     row(&["-nkvo", "--no-kv-offload"], Takes::Value, GPU),
@@ -259,6 +264,10 @@ fn size(text: &str) -> Option<usize> {
 
 fn paths(text: &str) -> Result<List<PathBuf>, String> {
     Ok(List(text.split(',').map(PathBuf::from).collect()))
+}
+
+fn cache_types(text: &str) -> Result<List<GgmlType>, String> {
+    text.split(',').map(cache_type).collect::<Result<_, _>>().map(List)
 }
 
 fn levels(text: &str) -> Result<List<SimdLevel>, String> {

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use fabric_engine::ContextOptions;
+use gguf::GgmlType;
 
 /// Flags of the context.
 #[derive(Args, Clone, Debug)]
@@ -18,7 +19,19 @@ pub struct ContextArgs {
     #[arg(long, visible_alias = "ub", value_name = "N", default_value_t = default().n_ubatch as u32,
           env = "LLAMA_ARG_UBATCH", value_parser = clap::value_parser!(u32).range(1..))]
     pub ubatch_size: u32,
-    /// Prompt tokens to keep when the context is shifted, -1: all; there is no shifting yet, so this is only reported
+    /// Type of the keys in the KV cache: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl
+    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K",
+          value_parser = super::value::cache_type)]
+    pub cache_type_k: GgmlType,
+    /// Type of the values in the KV cache: the same
+    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V",
+          value_parser = super::value::cache_type)]
+    pub cache_type_v: GgmlType,
+    /// Go on where the context is full: forget half of the text after the first tokens (--keep)
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "false",
+          value_parser = super::value::switch(), env = "LLAMA_ARG_CONTEXT_SHIFT")]
+    pub context_shift: bool,
+    /// Tokens of the prompt to keep when the context is shifted, besides BOS; -1: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep: i32,
 }
@@ -30,7 +43,21 @@ fn default() -> ContextOptions {
 impl ContextArgs {
     /// For the engine, for one sequence.
     pub fn options(&self) -> ContextOptions {
-        let &ContextArgs { ctx_size, batch_size: _, ubatch_size, keep: _ } = self;
-        ContextOptions { n_ctx: ctx_size as usize, n_seq_max: default().n_seq_max, n_ubatch: ubatch_size as usize }
+        let &ContextArgs {
+            ctx_size,
+            batch_size: _,
+            ubatch_size,
+            cache_type_k,
+            cache_type_v,
+            context_shift: _,
+            keep: _,
+        } = self;
+        ContextOptions {
+            n_ctx: ctx_size as usize,
+            n_seq_max: default().n_seq_max,
+            n_ubatch: ubatch_size as usize,
+            type_k: cache_type_k,
+            type_v: cache_type_v,
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! How values of flags are read.
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use fabric_engine::kv_cache::KvCache;
+use gguf::GgmlType;
 use std::str::FromStr;
 
 /// What environment variables of boolean flags may hold; the first four mean yes.
@@ -56,6 +58,23 @@ pub fn n_predict(text: &str) -> Result<i32, String> {
         .ok_or_else(|| "expected -1 (no limit), -2 (until the context is full) or a number of tokens".into())
 }
 
+/// A type of the KV cache.
+///
+/// # Errors
+/// If it cannot have this type; the message lists those that it can.
+pub fn cache_type(text: &str) -> Result<GgmlType, String> {
+    let found = KvCache::TYPES.iter().find(|ty| cache_type_name(**ty) == text);
+    found.copied().ok_or_else(|| {
+        let names: Vec<_> = KvCache::TYPES.iter().map(|&ty| cache_type_name(ty)).collect();
+        format!("expected one of {}", names.join(", "))
+    })
+}
+
+/// The name of a type of the KV cache, as in llama.cpp's flags.
+pub fn cache_type_name(ty: GgmlType) -> String {
+    ty.name().to_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +96,16 @@ mod tests {
         assert_eq!(logit_bias("7-inf"), Ok((7, f32::NEG_INFINITY)));
         for bad in ["", "7", "+1", "-1", "7+", "7+x", "7+nan", "99999999999+1", "a+1"] {
             assert!(logit_bias(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cache_types() {
+        assert_eq!(cache_type("q8_0"), Ok(GgmlType::Q8_0));
+        assert_eq!(cache_type("iq4_nl"), Ok(GgmlType::IQ4_NL));
+        for bad in ["", "Q8_0", "q4_k", "i8"] {
+            let all = "expected one of f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, iq4_nl";
+            assert_eq!(cache_type(bad).unwrap_err(), all);
         }
     }
 

@@ -16,6 +16,7 @@ use crate::{Error, load};
 use cost::{Cost, Limits};
 use fabric_engine::device::{self, SimdLevel, VulkanBackend};
 use fabric_engine::{Batch, Context, ContextOptions, DeviceOptions, Model};
+use gguf::GgmlType;
 use printer::{Columns, Printer};
 use record::Record;
 use std::ffi::OsString;
@@ -80,6 +81,8 @@ struct Plan {
     load_modes: Vec<LoadMode>,
     batches: Vec<usize>,
     ubatches: Vec<usize>,
+    /// Types of K and V.
+    cache_types: Vec<[GgmlType; 2]>,
     threads: Vec<usize>,
     /// `None`: the best.
     simd: Vec<Option<SimdLevel>>,
@@ -105,6 +108,10 @@ impl Plan {
             load_modes: values(&args.load_mode),
             batches: values(&args.batch_size),
             ubatches: values(&args.ubatch_size),
+            cache_types: {
+                let (k, v) = (values(&args.cache_type_k), values(&args.cache_type_v));
+                k.iter().flat_map(|&k| v.iter().map(move |&v| [k, v])).collect()
+            },
             threads: if threads.is_empty() { vec![device::default_threads()] } else { threads },
             simd: some_or_none(values(&args.simd)),
             devices: some_or_none(values(&args.device)),
@@ -119,6 +126,7 @@ impl Plan {
         Columns {
             n_batch: self.batches != [2048],
             n_ubatch: self.ubatches != [512],
+            cache_types: [0, 1].map(|i| self.cache_types.iter().any(|types| types[i] != GgmlType::F16)),
             load_mode: self.load_modes != [LoadMode::Auto],
             simd: !args.simd.is_empty(),
             gpu_layers: !args.n_gpu_layers.is_empty() || self.devices.iter().flatten().any(DeviceList::has_gpu),
@@ -140,10 +148,22 @@ impl Plan {
     }
 
     fn n_tests(&self) -> usize {
-        let Plan { models, load_modes, batches, ubatches, threads, simd, devices, gpu_layers, depths, texts } = self;
+        let Plan {
+            models,
+            load_modes,
+            batches,
+            ubatches,
+            cache_types,
+            threads,
+            simd,
+            devices,
+            gpu_layers,
+            depths,
+            texts,
+        } = self;
         let lens = [models.len(), load_modes.len(), batches.len(), ubatches.len(), threads.len(), simd.len()];
         lens.into_iter()
-            .chain([devices.len(), gpu_layers.len(), depths.len(), texts.len()])
+            .chain([cache_types.len(), devices.len(), gpu_layers.len(), depths.len(), texts.len()])
             .fold(1, usize::saturating_mul)
     }
 }
@@ -166,6 +186,8 @@ struct Loaded<'a> {
 struct Test {
     n_batch: usize,
     n_ubatch: usize,
+    /// Of K and V.
+    cache_types: [GgmlType; 2],
     n_depth: usize,
     n_prompt: usize,
     n_gen: usize,
@@ -203,12 +225,14 @@ impl Bench<'_> {
     fn tests(&mut self, plan: &Plan, loaded: &Loaded) -> Result<(), Error> {
         for &n_batch in &plan.batches {
             for &n_ubatch in &plan.ubatches {
-                for &n_depth in &plan.depths {
-                    for &(n_prompt, n_gen) in &plan.texts {
-                        self.test += 1;
-                        let test = Test { n_batch, n_ubatch, n_depth, n_prompt, n_gen };
-                        let record = self.measure(loaded, test)?;
-                        self.out.iter_mut().try_for_each(|out| out.record(&record))?;
+                for &cache_types in &plan.cache_types {
+                    for &n_depth in &plan.depths {
+                        for &(n_prompt, n_gen) in &plan.texts {
+                            self.test += 1;
+                            let test = Test { n_batch, n_ubatch, cache_types, n_depth, n_prompt, n_gen };
+                            let record = self.measure(loaded, test)?;
+                            self.out.iter_mut().try_for_each(|out| out.record(&record))?;
+                        }
                     }
                 }
             }
@@ -261,11 +285,11 @@ impl Bench<'_> {
 
     fn measure(&self, loaded: &Loaded, test: Test) -> Result<Record, Error> {
         self.progress(format_args!("starting"));
-        let Test { n_batch, n_ubatch, n_depth, n_prompt, n_gen } = test;
+        let Test { n_batch, n_ubatch, cache_types: [type_k, type_v], n_depth, n_prompt, n_gen } = test;
         let n_ctx = n_prompt.saturating_add(n_gen).saturating_add(n_depth);
-        let options = ContextOptions { n_ctx, n_ubatch: n_ubatch.min(n_batch), ..ContextOptions::default() };
-        let ctx =
-            Context::new(loaded.model.clone(), options).map_err(|source| Error::BenchContext { n_ctx, source })?;
+        let n_ubatch = n_ubatch.min(n_batch);
+        let options = ContextOptions { n_ctx, n_ubatch, type_k, type_v, ..ContextOptions::default() };
+        let ctx = Context::new(loaded.model.clone(), options).map_err(|source| Error::bench_context(n_ctx, source))?;
         let mut text = Text { ctx, random: 0x9e37_79b9_7f4a_7c15 };
         let mut record = Record::new(loaded, test);
         std::thread::sleep(Duration::from_secs(self.args.delay));

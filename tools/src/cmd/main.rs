@@ -168,8 +168,13 @@ impl Main<'_> {
         Ok(Some(template))
     }
 
+    /// Whether a full context is shifted; with -n -2 it is where the text ends.
+    fn shifts(&self) -> bool {
+        self.args.context.context_shift && self.args.generation.predict != -2
+    }
+
     fn n_predict(&self) -> Option<usize> {
-        // -1: no limit, -2: until the context is full, which is where every text ends.
+        // -1: no limit, -2: until the context is full, which is where every text ends that is not shifted.
         usize::try_from(self.args.generation.predict).ok()
     }
 
@@ -207,6 +212,7 @@ impl Main<'_> {
             stops: self.stops(),
             special: self.args.generation.special,
             show_timings: *show_timings,
+            keep: self.shifts().then_some(self.args.context.keep),
         };
         let mut chat = Chat::new(session, out, self.log, options);
         let mut editor = LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
@@ -231,8 +237,7 @@ impl Main<'_> {
         if let Ok(chain) = SamplerChain::new(params, vocab) {
             log.info(format_args!("sampler chain: {}", chain.describe()));
         }
-        let keep = usize::try_from(self.args.context.keep).unwrap_or(usize::MAX);
-        let n_keep = if keep >= n_prompt { n_prompt } else { keep + usize::from(session.vocab().add_bos()) };
+        let n_keep = session.n_keep(self.args.context.keep, n_prompt);
         log.info(format_args!(
             "generate: n_ctx = {}, n_batch = {}, n_predict = {}, n_keep = {n_keep}\n",
             session.n_ctx(),

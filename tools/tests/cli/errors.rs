@@ -57,8 +57,6 @@ fn what_is_not_supported() {
         &["--grammar", "root ::= \"x\""],
         &["-j", "{}"],
         &["--control-vector", "x.gguf"],
-        &["-ctk", "q8_0"],
-        &["--context-shift"],
         &["-hf", "user/model"],
         &["--model-url", "http://x"],
         &["--rope-scaling", "yarn"],

@@ -121,7 +121,8 @@ fn flags_from_the_environment() {
     assert!(!wins.stderr.contains("common_perf_print"));
     run(&[("LLAMA_ARG_PERF", "perhaps")], &["-n", "0"]).fails_with(2);
     run(&[("LLAMA_ARG_THREADS", "many")], &["-n", "0"]).fails_with(2);
-    run(&[("LLAMA_ARG_CACHE_TYPE_K", "q8_0")], &["-n", "0"]).fails_with(1);
+    run(&[("LLAMA_ARG_CACHE_TYPE_K", "q8_0"), ("LLAMA_ARG_CACHE_TYPE_V", "f32")], &["-n", "0"]).good();
+    run(&[("LLAMA_ARG_CACHE_TYPE_K", "q9_0")], &["-n", "0"]).fails_with(2);
     run(&[("LLAMA_ARG_MODEL", "/nowhere.gguf")], &["-n", "0"]).fails_with(1);
 }
 
@@ -147,6 +148,20 @@ fn metadata_can_be_overridden() {
     assert_ne!(scaled, plain);
     assert_eq!(greedy(&["--rope-freq-scale", "0.25"]).good(), scaled);
     assert_eq!(greedy(&["--rope-scale", "4", "--rope-scaling", "none"]).good(), plain);
+}
+
+#[test]
+fn types_of_the_cache() {
+    let greedy = |flags: &[&str]| fabric(&[&["-p", "And the king said", "-n", "40", "--temp", "0"], flags].concat());
+    let plain = greedy(&[]).good();
+    assert_eq!(greedy(&["-ctk", "f16", "--cache-type-v", "f16"]).good(), plain);
+    assert_ne!(greedy(&["-ctk", "q4_0", "-ctv", "q4_0"]).good(), plain, "four bits change some token");
+    let wrong = greedy(&["-ctk", "q3_K"]).fails_with(2);
+    assert!(wrong.contains("expected one of f32, f16, bf16, q8_0, q4_0"), "{wrong}");
+    // Heads of 16.
+    let wrong = greedy(&["-ctv", "q8_0", "--override-kv", "bitnet.attention.head_count=int:16"]);
+    let wrong = wrong.fails_with(1);
+    assert!(wrong.contains("error: "), "{wrong}");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use fabric_engine::{DeviceOptions, Model, device};
-use gguf::{Gguf, TensorRole};
+use gguf::{GgmlType, Gguf, TensorRole};
 
 /// Bytes of fresh memory that are read to measure it: more than the caches of a desktop hold.
 const MEMORY_BYTES: usize = 512 << 20;
@@ -45,8 +45,8 @@ pub(super) struct Cost {
     block_elements: u64,
     /// Elements of the output matrix, for tokens with logits.
     output_elements: u64,
-    /// Bytes of keys and values of a position.
-    kv_bytes: u64,
+    /// Elements of keys and of values of a position.
+    kv_elements: [u64; 2],
 }
 
 impl Cost {
@@ -55,8 +55,8 @@ impl Cost {
         let (embd, output) = (TensorRole::TokenEmbd.weight(0).to_string(), TensorRole::Output.weight(0).to_string());
         let tied = gguf.tensor(&output).is_none();
         let hp = model.hparams();
-        let kv = 2 * hp.n_layer * (hp.n_embd_k_gqa() + hp.n_embd_v_gqa());
-        let mut cost = Cost { weight_bytes: 0, block_elements: 0, output_elements: 0, kv_bytes: kv as u64 };
+        let kv_elements = [hp.n_embd_k_gqa(), hp.n_embd_v_gqa()].map(|width| (hp.n_layer * width) as u64);
+        let mut cost = Cost { weight_bytes: 0, block_elements: 0, output_elements: 0, kv_elements };
         for t in gguf.tensors() {
             let is_output = t.name == if tied { &*embd } else { &*output };
             // One row of the embedding is read, which does not count.
@@ -74,10 +74,13 @@ impl Cost {
         cost
     }
 
-    /// Bytes that a token of a generation reads, on average over the `n_gen` tokens after `depth`.
-    pub(super) fn bytes_per_token(&self, depth: usize, n_gen: usize) -> f64 {
+    /// Bytes that a token of a generation reads, on average over the `n_gen` tokens after `depth`, with a cache whose K and V
+    /// have these types.
+    pub(super) fn bytes_per_token(&self, cache_types: [GgmlType; 2], depth: usize, n_gen: usize) -> f64 {
         let positions = depth as f64 + (n_gen as f64 + 1.0) / 2.0;
-        self.weight_bytes as f64 + self.kv_bytes as f64 * positions
+        let kv = self.kv_elements.iter().zip(cache_types);
+        let kv_bytes: f64 = kv.map(|(&n, ty)| n as f64 / ty.block_size() as f64 * ty.type_size() as f64).sum();
+        self.weight_bytes as f64 + kv_bytes * positions
     }
 
     /// Operations of the matrices for a token of a prompt, of which one in each batch has logits.
@@ -102,8 +105,11 @@ mod tests {
         let blocks = 6 * (4 * 256 * 256 + 3 * 256 * 768);
         assert_eq!(cost.weight_bytes, all);
         assert_eq!((cost.block_elements, cost.output_elements), (blocks, 256 * 4096));
-        assert_eq!(cost.kv_bytes, 6 * 2 * 256 * 2);
-        assert_eq!(cost.bytes_per_token(10, 3), (cost.weight_bytes + 12 * cost.kv_bytes) as f64);
+        let kv_bytes = 6 * 2 * 256 * 2;
+        assert_eq!(cost.bytes_per_token([GgmlType::F16; 2], 10, 3), (all + 12 * kv_bytes) as f64);
+        // 32 elements in 34 bytes, and in 18.
+        let kv_bytes = 6 * 256 * (34 + 18) / 32;
+        assert_eq!(cost.bytes_per_token([GgmlType::Q8_0, GgmlType::Q4_0], 10, 3), (all + 12 * kv_bytes) as f64);
         assert_eq!(cost.ops_per_token(1, 1), 2.0 * (blocks + 256 * 4096) as f64);
         assert_eq!(cost.ops_per_token(8, 4), 2.0 * (blocks as f64 + 256.0 * 4096.0 / 4.0));
     }

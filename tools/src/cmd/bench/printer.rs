@@ -4,6 +4,7 @@ use super::cost::Limits;
 use super::record::{BUILD_COMMIT, BUILD_NUMBER, FIELDS, FLOOR_FIELDS, Kind, Reached, Record, SIMD_FIELD, Value};
 use crate::Error;
 use crate::args::bench::OutputFormat;
+use crate::args::value::cache_type_name;
 use std::io::Write;
 
 /// What is shown besides the usual.
@@ -11,6 +12,8 @@ use std::io::Write;
 pub(super) struct Columns {
     pub n_batch: bool,
     pub n_ubatch: bool,
+    /// K's and V's.
+    pub cache_types: [bool; 2],
     pub load_mode: bool,
     pub simd: bool,
     pub gpu_layers: bool,
@@ -180,6 +183,12 @@ impl Printer {
         }
         if self.columns.n_ubatch {
             all.push(column("n_ubatch", 8, false, |r| r.test.n_ubatch.to_string()));
+        }
+        if self.columns.cache_types[0] {
+            all.push(column("type_k", 6, false, |r| cache_type_name(r.test.cache_types[0])));
+        }
+        if self.columns.cache_types[1] {
+            all.push(column("type_v", 6, false, |r| cache_type_name(r.test.cache_types[1])));
         }
         if self.columns.load_mode {
             all.push(column("load_mode", 10, true, |r| r.load_mode.clone()));

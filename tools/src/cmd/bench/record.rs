@@ -4,6 +4,7 @@ use super::cost::{Cost, Limits};
 use super::{Loaded, Test};
 use crate::args::device::GpuLayers;
 use crate::args::model::LoadMode;
+use crate::args::value::cache_type_name;
 use clap::ValueEnum;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -183,10 +184,10 @@ impl Record {
 
     /// What was reached; nothing for a prompt and a generation together, which have different limits.
     pub(super) fn reached(&self) -> Option<Reached> {
-        let Test { n_batch, n_depth, n_prompt, n_gen, .. } = self.test;
+        let Test { n_batch, cache_types, n_depth, n_prompt, n_gen, .. } = self.test;
         let ts = self.ts().0;
         match (n_prompt, n_gen) {
-            (0, tg) => Some(Reached::Gbs(self.cost.bytes_per_token(n_depth, tg) * ts / 1e9)),
+            (0, tg) => Some(Reached::Gbs(self.cost.bytes_per_token(cache_types, n_depth, tg) * ts / 1e9)),
             (pp, 0) => Some(Reached::Tops(self.cost.ops_per_token(pp, n_batch) * ts / 1e12)),
             _ => None,
         }
@@ -211,11 +212,10 @@ impl Record {
     pub(super) fn values(&self) -> Vec<Value> {
         let (text, int) = (|s: &str| Value::Text(s.into()), |n: usize| Value::Int(n as u64));
         let (no, zero) = (Value::Bool(false), Value::Int(0));
-        let f16 = || text("f16");
         let ns: Vec<f64> = self.samples_ns.iter().map(|&ns| ns as f64).collect();
         let (avg_ns, stddev_ns) = mean_stddev(&ns);
         let (avg_ts, stddev_ts) = self.ts();
-        let Test { n_batch, n_ubatch, n_depth, n_prompt, n_gen } = self.test;
+        let Test { n_batch, n_ubatch, cache_types, n_depth, n_prompt, n_gen } = self.test;
         vec![
             text(BUILD_COMMIT),
             Value::Int(BUILD_NUMBER),
@@ -232,8 +232,8 @@ impl Record {
             text("0x0"),
             no.clone(),
             int(0),
-            f16(),
-            f16(),
+            Value::Text(cache_type_name(cache_types[0])),
+            Value::Text(cache_type_name(cache_types[1])),
             Value::Int(self.n_gpu_layers),
             zero.clone(),
             text("layer"),

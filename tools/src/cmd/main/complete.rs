@@ -37,6 +37,8 @@ impl Main<'_> {
         let (params, sampler_vocab) = &self.sampler;
         let mut chain = SamplerChain::new(params, sampler_vocab)?;
         self.tell_generation(session, tokens.len());
+        let n_keep = session.n_keep(self.args.context.keep, tokens.len());
+        session.shift_keeps(self.shifts().then_some(n_keep));
         session.append(&tokens);
         session.accept_all(&mut chain);
         let n_rows = tokens.len();
@@ -77,7 +79,9 @@ impl Main<'_> {
         drop(busy);
         out.text(if stop == Stop::EndOfGeneration { " [end of text]\n\n" } else { "\n\n" })?;
         if stop == Stop::ContextFull {
-            self.log.info(format_args!("the context of {n_ctx} tokens is full (-c makes it larger)"));
+            self.log.info(format_args!(
+                "the context of {n_ctx} tokens is full (-c makes it larger, --context-shift forgets the oldest)"
+            ));
         }
         Ok(status_of(Some(stop)))
     }

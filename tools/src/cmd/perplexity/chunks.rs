@@ -26,8 +26,14 @@ impl Runner {
         if n_ctx > trained {
             log.warning(format_args!("the model was trained on only {trained} context tokens ({n_ctx} specified)"));
         }
-        let options = ContextOptions { n_ctx, n_seq_max: n_seq, n_ubatch: args.ubatch_size as usize };
-        let mut ctx = Context::new(model.clone(), options).map_err(|source| Error::Context { n_ctx, source })?;
+        let options = ContextOptions {
+            n_ctx,
+            n_seq_max: n_seq,
+            n_ubatch: args.ubatch_size as usize,
+            type_k: args.cache_type_k,
+            type_v: args.cache_type_v,
+        };
+        let mut ctx = Context::new(model.clone(), options).map_err(|source| Error::context(n_ctx, source))?;
         ctx.set_adapters(adapters.clone());
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
         let bos = vocab.bos().filter(|_| vocab.add_bos());
