@@ -39,6 +39,11 @@ pub enum BatchError {
         /// Positions of the sequence.
         len: usize,
     },
+    /// Local layers have not what they would show after a shift.
+    #[error(
+        "local layers hold only what their window shows: the context can be shifted where they hold all (swa_full)"
+    )]
+    ShiftedWindow,
     /// The context is full.
     #[error("the context is full: position {pos} is not below its {n_ctx}")]
     ContextFull {

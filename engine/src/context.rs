@@ -35,11 +35,15 @@ pub struct ContextOptions {
     pub type_k: GgmlType,
     /// Type of the cache's V, likewise.
     pub type_v: GgmlType,
+    /// Whether local layers (sliding windows) hold all positions, as the others do. Otherwise they hold what their window shows and
+    /// a little more: less memory, but the past can be cut only near its end, and not be shifted or stored.
+    pub swa_full: bool,
 }
 
 impl Default for ContextOptions {
     fn default() -> Self {
-        ContextOptions { n_ctx: 0, n_seq_max: 1, n_ubatch: 512, type_k: GgmlType::F16, type_v: GgmlType::F16 }
+        let (type_k, type_v) = (GgmlType::F16, GgmlType::F16);
+        ContextOptions { n_ctx: 0, n_seq_max: 1, n_ubatch: 512, type_k, type_v, swa_full: false }
     }
 }
 
@@ -70,6 +74,7 @@ struct HostInputs {
     outputs: Vec<i32>,
     rope: Vec<f32>,
     local_span: Vec<i32>,
+    local_rows: Vec<i32>,
     local_rope: Vec<f32>,
 }
 
@@ -83,12 +88,14 @@ impl Context {
         let hp = model.hparams();
         let n_ctx = if options.n_ctx == 0 { hp.n_ctx_train } else { options.n_ctx };
         let types = [options.type_k, options.type_v];
-        let cache_options = CacheOptions { n_ctx, n_seq_max: options.n_seq_max.max(1), types };
+        let n_ubatch = options.n_ubatch.clamp(1, max_ubatch(hp));
+        let (n_seq_max, swa_full) = (options.n_seq_max.max(1), options.swa_full);
+        let cache_options = CacheOptions { n_ctx, n_seq_max, types, n_ubatch, swa_full };
         let cache = KvCache::new(model.device().as_ref(), hp, cache_options)?;
         Ok(Context {
             cache,
             adapters: Vec::new(),
-            n_ubatch: options.n_ubatch.clamp(1, max_ubatch(hp)),
+            n_ubatch,
             programs: VecDeque::new(),
             logits: Vec::new(),
             host: HostInputs::default(),
@@ -178,6 +185,7 @@ impl Context {
     }
 
     fn run(&mut self, tokens: &[BatchToken]) -> Result<(), Error> {
+        self.cache.slide(self.model.hparams(), tokens)?;
         self.host.fill(tokens, &self.cache, &self.model);
         let n_outputs = self.host.outputs.len();
         self.make_ready(Shape { n_tokens: tokens.len(), n_outputs })?;
@@ -189,6 +197,9 @@ impl Context {
         if let Some(local) = inputs.local {
             program.write(local.span, cast_slice(&host.local_span))?;
             program.write(local.rope, cast_slice(&host.local_rope))?;
+            if let Some(rows) = local.cache_rows {
+                program.write(rows, cast_slice(&host.local_rows))?;
+            }
         }
         for (input, values) in [(inputs.cache_rows, &host.cache_rows), (inputs.outputs, &host.outputs)] {
             if let Some(input) = input {
@@ -232,8 +243,8 @@ fn max_ubatch(hp: &HParams) -> usize {
 
 impl HostInputs {
     fn fill(&mut self, tokens: &[BatchToken], cache: &KvCache, model: &Model) {
-        let HostInputs { tokens: ids, cache_rows, span, outputs, rope, local_span, local_rope } = self;
-        for list in [&mut *ids, cache_rows, span, outputs, local_span] {
+        let HostInputs { tokens: ids, cache_rows, span, outputs, rope, local_span, local_rows, local_rope } = self;
+        for list in [&mut *ids, cache_rows, span, outputs, local_span, local_rows] {
             list.clear();
         }
         rope.clear();
@@ -247,7 +258,10 @@ impl HostInputs {
             span.extend([t.seq as i32, 0, t.pos as i32 + 1]);
             model.rope_row(t.pos, rope);
             if let Some(window) = window {
-                local_span.extend([t.seq as i32, (t.pos + 1).saturating_sub(window.n_swa) as i32, t.pos as i32 + 1]);
+                let (first, end) = ((t.pos + 1).saturating_sub(window.n_swa), t.pos + 1);
+                let base = cache.local_first(t.seq);
+                local_span.extend([t.seq as i32, (first - base) as i32, (end - base) as i32]);
+                local_rows.push(cache.local_row(t) as i32);
                 model.local_rope_row(t.pos, local_rope);
             }
             if t.logits {

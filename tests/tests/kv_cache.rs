@@ -1,7 +1,7 @@
 //! The KV cache: its types, and what is done to it between runs. References: `fixtures/kv_cache/generate.py`.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::arch::{self, ARCHITECTURES};
 use fabric_engine::kv_cache::KvCache;
 use fabric_engine::{Batch, Context, ContextOptions, Model, ModelOptions};
 use fabric_tests::backends::cpu;
@@ -215,4 +215,45 @@ fn shifts_that_cannot_be_are_refused() {
     assert_eq!(context.cache().len(1), 9);
     context.shift(1, 4, 5).unwrap();
     assert_eq!((context.cache().len(0), context.cache().len(1)), (0, 4));
+}
+
+/// Layers with a window that hold little more than it: the same bits as with all rows, less memory, and a past that is whole or
+/// gone.
+#[test]
+fn local_layers_need_only_their_window() {
+    let file = tiny(arch::find("gemma3").unwrap(), GgmlType::F16, false, 7);
+    let tiny = load(open(&file), 2, SimdLevel::detect());
+    let text = tokens(1300);
+    let options = |n_ubatch, swa_full| ContextOptions { n_ctx: 1300, n_ubatch, swa_full, ..ContextOptions::default() };
+    let want = bits(&logits_in(&tiny, &text, options(100, true)));
+    for n_ubatch in [100, 512, 1] {
+        assert!(bits(&logits_in(&tiny, &text, options(n_ubatch, false))) == want, "batches of {n_ubatch}");
+    }
+    let bytes = |swa_full| Context::new(tiny.clone(), options(100, swa_full)).unwrap().cache().bytes();
+    // One layer of two is local: a window of 5, 100 tokens and 256, in steps of 256.
+    assert_eq!((bytes(true), bytes(false)), (2 * 1300 * 128 * 2, (1300 + 512) * 128 * 2));
+
+    let mut context = Context::new(tiny.clone(), ContextOptions { n_seq_max: 2, ..options(64, false) }).unwrap();
+    let run = |context: &mut Context, seq, text: &[u32]| {
+        let (pos, mut out) = (context.cache().len(seq), Vec::new());
+        context.decode(&Batch::of(text, seq, pos).with_all_logits(), |_, row| out.extend(bits(row))).unwrap();
+        out
+    };
+    let n = N_VOCAB as usize;
+    // Two sequences that slide at different times.
+    let (a, b) = text.split_at(700);
+    assert!(run(&mut context, 1, a) == want[..700 * n]);
+    assert!(run(&mut context, 0, &text[..900]) == want[..900 * n]);
+    assert!(run(&mut context, 1, b) == want[700 * n..]);
+    // Near the end it can be cut; further back nothing is left, and is run again.
+    let first = 1300 / 256 * 256 - 256;
+    for (len, left) in [(1290, 1290), (first + 4, first + 4), (first + 3, 0)] {
+        context.cache_mut().truncate(1, len);
+        assert_eq!(context.cache().len(1), left, "{len}");
+        assert!(run(&mut context, 1, &text[left..]) == want[left * n..], "{len}");
+    }
+    assert!(context.shift(1, 4, 8).is_err());
+    assert!(context.save_cache("/nowhere", 1, &text).is_err());
+    context.cache_mut().clear();
+    assert!(run(&mut context, 0, &text[..40]) == want[..40 * n]);
 }

@@ -4,7 +4,8 @@ use crate::generate::{Stop, StopTexts, generate};
 use crate::line_editor::{Input, LineEditor};
 use crate::log::Log;
 use crate::output::{Output, Style};
-use crate::session::Session;
+use crate::prompt_cache::PromptCache;
+use crate::session::{Progress, Session};
 use crate::{Error, interrupt, prompt};
 use fabric_engine::chat_template::{ChatMessage, ChatTemplate};
 use fabric_engine::sampler::{SamplerChain, SamplerParams, SamplerVocab};
@@ -49,6 +50,7 @@ pub struct Chat<'a, 'm, W: Write> {
     out: &'a mut Output<W>,
     log: &'a Log,
     options: ChatOptions,
+    prompt_cache: Option<&'a mut PromptCache>,
     messages: Vec<ChatMessage>,
     /// Text of files for the next message.
     attached: String,
@@ -85,8 +87,15 @@ fn command(text: &str) -> Command<'_> {
 
 impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
     /// Begins a conversation.
-    pub fn new(session: &'a mut Session<'m>, out: &'a mut Output<W>, log: &'a Log, options: ChatOptions) -> Self {
-        let mut chat = Chat { session, out, log, options, messages: Vec::new(), attached: String::new(), n_regen: 0 };
+    pub fn new(
+        session: &'a mut Session<'m>,
+        out: &'a mut Output<W>,
+        log: &'a Log,
+        options: ChatOptions,
+        prompt_cache: Option<&'a mut PromptCache>,
+    ) -> Self {
+        let (messages, attached) = (Vec::new(), String::new());
+        let mut chat = Chat { session, out, log, options, prompt_cache, messages, attached, n_regen: 0 };
         chat.clear();
         chat
     }
@@ -225,7 +234,10 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
             return Err(Error::PromptTooLong { n_prompt, n_ctx, max });
         }
         self.session.shift_keeps(self.options.keep.map(|keep| self.session.n_keep(keep, n_prompt)));
-        self.session.replace(&tokens);
+        match &mut self.prompt_cache {
+            Some(cache) => cache.begin(self.session, &tokens, self.log)?,
+            None => self.session.replace(&tokens),
+        }
         let (params, vocab) = &self.options.sampler;
         let seed = params.seed.wrapping_add(self.n_regen);
         let mut chain = SamplerChain::new(&SamplerParams { seed, ..params.clone() }, vocab)?;
@@ -240,6 +252,11 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         };
         let mut bytes = Vec::new();
         let busy = interrupt::busy();
+        if let Some(cache) = &mut self.prompt_cache
+            && self.session.run()? == Progress::Done
+        {
+            cache.prompt_done(self.session, self.log)?;
+        }
         let stop = generate(self.session, &mut chain, stops, &mut left, special, |token, piece| {
             if !is_eog(token) {
                 bytes.extend_from_slice(piece);

@@ -1,5 +1,6 @@
 //! What can go wrong in a tool.
 
+use fabric_engine::kv_cache::CacheFileError;
 use fabric_engine::sampler::SamplerError;
 use std::io;
 use std::path::PathBuf;
@@ -119,6 +120,22 @@ pub enum Error {
         flag: &'static str,
         /// The engine's reason.
         source: fabric_engine::Error,
+    },
+    /// The file of `--prompt-cache` cannot be used.
+    #[error("--prompt-cache {} cannot be used: {source}; remove it, or name another file", path.display())]
+    PromptCache {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: CacheFileError,
+    },
+    /// The file of `--prompt-cache` cannot be written.
+    #[error("cannot write --prompt-cache {}: {source}", path.display())]
+    SavePromptCache {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: CacheFileError,
     },
     /// No memory for the context.
     #[error("cannot make a context of {n_ctx} tokens: {source}; -c makes it smaller")]

@@ -29,6 +29,7 @@ pub mod npy;
 pub mod output;
 pub mod perf;
 pub mod prompt;
+pub mod prompt_cache;
 pub mod session;
 
 pub use error::Error;

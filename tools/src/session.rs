@@ -3,9 +3,11 @@
 use crate::perf::Perf;
 use crate::{Error, interrupt};
 use fabric_engine::adapter::LoadedAdapter;
+use fabric_engine::kv_cache::{CacheFile, CacheFileError};
 use fabric_engine::sampler::SamplerChain;
 use fabric_engine::vocab::Vocab;
 use fabric_engine::{Batch, Context, ContextOptions, Model};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -141,6 +143,37 @@ impl<'m> Session<'m> {
             self.exact = self.exact.min(keep);
         }
         Ok(true)
+    }
+
+    /// Opens a stored text.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or does not fit the model.
+    pub fn open_cache(&self, path: &Path) -> Result<CacheFile, CacheFileError> {
+        CacheFile::open(path, &self.ctx)
+    }
+
+    /// Makes the first `n` tokens of a stored text the text, as if they had been run.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn restore(&mut self, stored: &CacheFile, n: usize) -> Result<(), CacheFileError> {
+        stored.load(&mut self.ctx, 0, n)?;
+        let n = self.ctx.cache().len(0);
+        self.tokens = stored.tokens()[..n].to_vec();
+        self.exact = usize::MAX;
+        Ok(())
+    }
+
+    /// Stores the text as far as it has been run: the number of tokens, 0 where there are none; `None` where it was shifted,
+    /// so that its K and V are not what running it gives.
+    pub fn save_cache(&self, path: &Path) -> Option<Result<usize, CacheFileError>> {
+        let n = self.ctx.cache().len(0).min(self.tokens.len());
+        if self.exact < n {
+            return None;
+        }
+        let saved = if n == 0 { Ok(()) } else { self.ctx.save_cache(path, 0, &self.tokens[..n]) };
+        Some(saved.map(|()| n))
     }
 
     /// Runs what has not been run, and keeps the logits of the last token.

@@ -56,6 +56,8 @@ pub struct LocalInputs {
     pub rope: TensorId,
     /// As [`Inputs::span`], of what the window shows.
     pub span: TensorId,
+    /// As [`Inputs::cache_rows`], where local layers hold less than the others.
+    pub cache_rows: Option<TensorId>,
 }
 
 /// What the graphs of a model are built from.
@@ -132,6 +134,10 @@ impl<'m> Builder<'m> {
         let mut b = Builder::new(parts, n_tokens)?;
         let rows = b.ints("cache_rows", &[n_tokens])?;
         b.inputs.cache_rows = Some(rows);
+        if let Some(local) = b.inputs.local.filter(|_| cache.has_window()) {
+            let cache_rows = Some(b.ints("cache_rows_local", &[n_tokens])?);
+            b.inputs.local = Some(LocalInputs { cache_rows, ..local });
+        }
         b.cache = Some(Cache { layers: cache, rows });
         let outputs = if n_outputs > 0 { Some(b.ints("outputs", &[n_outputs])?) } else { None };
         b.inputs.outputs = outputs;
@@ -161,6 +167,7 @@ impl<'m> Builder<'m> {
             Some(_) => Some(LocalInputs {
                 rope: graph.input_f32("rope_local", &[parts.hp.n_rot, n_tokens])?,
                 span: graph.input("span_local", ints(&[3, n_tokens])?),
+                cache_rows: None,
             }),
             None => None,
         };
@@ -344,9 +351,11 @@ impl<'m> Builder<'m> {
         if self.parts.weights.contains_key(&norm.weight(il)) { self.norm(norm, il, x) } else { Ok(x) }
     }
 
-    /// Puts K and V of the batch into the cache. Answers with the cache, `[head, n_head_kv, n_ctx, n_seq_max]` each.
+    /// Puts K and V of the batch into the cache. Answers with the cache, `[head, n_head_kv, n_rows, n_seq_max]` each.
     fn store(&mut self, cache: Cache, il: u32, kv: [TensorId; 2]) -> Result<[TensorId; 2], OpError> {
         let (hp, n_seq) = (self.parts.hp, cache.layers.n_seq_max());
+        let local = self.inputs.local.and_then(|local| local.cache_rows).filter(|_| hp.is_local(il));
+        let rows = local.unwrap_or(cache.rows);
         let g = &mut self.graph;
         let mut stored = kv;
         let heads = [hp.n_embd_head_k, hp.n_embd_head_v];
@@ -355,7 +364,7 @@ impl<'m> Builder<'m> {
         {
             let state = g.state(&format!("cache_{name}-{il}"), part.desc);
             self.bindings.insert(state, part.buffer.clone());
-            let written = g.set_rows(state, *x, cache.rows)?;
+            let written = g.set_rows(state, *x, rows)?;
             *x = g.reshape(written, &[head, hp.n_head_kv, part.desc.ne[1] / n_seq.max(1), n_seq])?;
         }
         Ok(stored)

@@ -1,6 +1,10 @@
 //! Keys and values of past tokens.
 
+mod file;
 mod shift;
+mod window;
+
+pub use file::{CacheFile, CacheFileError};
 
 use crate::Error;
 use crate::arch::HParams;
@@ -10,14 +14,22 @@ use ggml_ops::ops::SetRows;
 use ggml_ops::{Graph, OpError, TensorDesc};
 use gguf::GgmlType;
 use std::sync::Arc;
+use window::Window;
 
 /// K or V of a layer.
 #[derive(Clone)]
 pub struct CacheTensor {
-    /// `[n_embd_gqa, n_ctx * n_seq_max]`.
+    /// `[n_embd_gqa, n_rows * n_seq_max]`, where n_rows is n_ctx or, of local layers, may be less.
     pub desc: TensorDesc,
     /// The data.
     pub buffer: Arc<dyn Buffer>,
+}
+
+impl CacheTensor {
+    /// Bytes of a position. Not nb[1]: the stride of a single row may be anything.
+    fn row_bytes(&self) -> usize {
+        self.desc.ty.row_size(self.desc.ne[0]).unwrap_or(0)
+    }
 }
 
 /// What a cache is made for.
@@ -29,14 +41,20 @@ pub struct CacheOptions {
     pub n_seq_max: usize,
     /// Type of K and of V.
     pub types: [GgmlType; 2],
+    /// Tokens that are run at once, at most.
+    pub n_ubatch: usize,
+    /// Whether local layers hold all positions too.
+    pub swa_full: bool,
 }
 
-/// K and V of every layer: for each sequence, `n_ctx` rows in order of position.
+/// K and V of every layer: for each sequence, `n_ctx` rows in order of position. Local layers may have less rows, which then
+/// hold what their window shows and a little more.
 pub struct KvCache {
     layers: Vec<[CacheTensor; 2]>,
     lengths: Vec<usize>,
     n_ctx: usize,
     types: [GgmlType; 2],
+    window: Option<Window>,
 }
 
 impl KvCache {
@@ -49,20 +67,25 @@ impl KvCache {
     /// [`Error::CacheType`] where the model or the device cannot have a cache of these types; or where the memory cannot be
     /// had.
     pub fn new(device: &dyn Backend, hp: &HParams, options: CacheOptions) -> Result<KvCache, Error> {
-        let CacheOptions { n_ctx, n_seq_max, types } = options;
+        let CacheOptions { n_ctx, n_seq_max, types, n_ubatch, swa_full } = options;
         check_types(device, hp, types)?;
         let too_large = || OpError::Backend {
             backend: device.name(),
             what: format!("a KV cache of {n_ctx} positions for {n_seq_max} sequences is too large"),
         };
         let rows = n_ctx.checked_mul(n_seq_max).filter(|&r| i32::try_from(r).is_ok()).ok_or_else(too_large)?;
-        let tensor = |ty: GgmlType, width: usize| {
+        let window = if swa_full { None } else { Window::new(hp, n_ctx, n_seq_max, n_ubatch) };
+        let tensor = |ty: GgmlType, width: usize, rows: usize| {
             let desc = TensorDesc::new(ty, &[width, rows]).map_err(|_| too_large())?;
             Ok::<_, OpError>(CacheTensor { desc, buffer: device.alloc(desc.extent())? })
         };
-        let layer = || Ok([tensor(types[0], hp.n_embd_k_gqa())?, tensor(types[1], hp.n_embd_v_gqa())?]);
-        let layers = (0..hp.n_layer).map(|_| layer()).collect::<Result<_, OpError>>()?;
-        Ok(KvCache { layers, lengths: vec![0; n_seq_max], n_ctx, types })
+        let layer = |il: usize| {
+            let window = window.as_ref().filter(|_| hp.is_local(il as u32));
+            let rows = window.map_or(rows, |w| w.n_rows * n_seq_max);
+            Ok([tensor(types[0], hp.n_embd_k_gqa(), rows)?, tensor(types[1], hp.n_embd_v_gqa(), rows)?])
+        };
+        let layers = (0..hp.n_layer).map(layer).collect::<Result<_, OpError>>()?;
+        Ok(KvCache { layers, lengths: vec![0; n_seq_max], n_ctx, types, window })
     }
 
     /// K and V of a layer.
@@ -100,16 +123,17 @@ impl KvCache {
         self.layers.iter().flatten().map(|t| t.buffer.len()).sum()
     }
 
-    /// Forgets the positions of `seq` from `len` on.
+    /// Forgets the positions of `seq` from `len` on; where local layers hold no more what their window would show then, all of
+    /// them. What is left says [`len`](Self::len).
     pub fn truncate(&mut self, seq: usize, len: usize) {
-        if let Some(n) = self.lengths.get_mut(seq) {
-            *n = len.min(*n);
+        if let Some(n) = self.lengths.get_mut(seq).filter(|n| len < **n) {
+            *n = self.window.as_mut().map_or(len, |w| w.truncate(seq, len));
         }
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.lengths.fill(0);
+        (0..self.lengths.len()).for_each(|seq| self.truncate(seq, 0));
     }
 
     /// Whether these tokens can be appended.

@@ -38,7 +38,8 @@ impl KvCache {
     /// K rotated as if it had been computed there (docs/numerics.md).
     ///
     /// # Errors
-    /// [`BatchError::Shift`] where there are not so many positions; or where the device fails, and then the sequence is
+    /// [`BatchError::Shift`] where there are not so many positions, [`BatchError::ShiftedWindow`] where local layers hold less
+    /// than all; or where the device fails, and then the sequence is
     /// forgotten.
     pub(crate) fn shift(&mut self, model: &Model, seq: usize, keep: usize, discard: usize) -> Result<(), Error> {
         let n_seq_max = self.n_seq_max();
@@ -46,6 +47,9 @@ impl KvCache {
         let Some(from) = keep.checked_add(discard).filter(|&from| from <= len) else {
             return Err(BatchError::Shift { keep, discard, len }.into());
         };
+        if self.has_window() {
+            return Err(BatchError::ShiftedWindow.into());
+        }
         let hp = model.hparams();
         let turn = |angles| Turn { mode: hp.rope_mode, angles, n_embd_head: hp.n_embd_head_k };
         let (mut angles, mut local_angles) = (Vec::new(), Vec::new());
@@ -60,7 +64,7 @@ impl KvCache {
             let turn = if hp.is_local(il as u32) { &local_turn } else { &turn };
             move_down(k, rows.clone(), discard, |bytes| {
                 let mut values = vec![0.0; k.desc.ne[0]];
-                bytes.chunks_exact_mut(row_bytes(k)).try_for_each(|row| {
+                bytes.chunks_exact_mut(k.row_bytes()).try_for_each(|row| {
                     quants::dequantize(k.desc.ty, row, &mut values)?;
                     turn.back(&mut values);
                     quants::quantize(k.desc.ty, &values, row)
@@ -73,19 +77,14 @@ impl KvCache {
     }
 }
 
-/// Not nb[1]: the stride of a single row may be anything.
-fn row_bytes(cache: &CacheTensor) -> usize {
-    cache.desc.ty.row_size(cache.desc.ne[0]).unwrap_or(0)
-}
-
 /// Moves rows of K or V down by `by`, with what `change` makes of them.
-fn move_down(
+pub(super) fn move_down(
     cache: &CacheTensor,
     rows: Range<usize>,
     by: usize,
     change: impl Fn(&mut [u8]) -> Result<(), quants::QuantError>,
 ) -> Result<(), OpError> {
-    let row = row_bytes(cache);
+    let row = cache.row_bytes();
     let mut bytes = vec![0; ROWS.min(rows.len()) * row];
     // In order: rows go to where none is that has still to be read.
     for start in rows.clone().step_by(ROWS) {

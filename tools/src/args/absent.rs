@@ -51,7 +51,6 @@ const GRAMMAR: Policy = Refused("a grammar cannot guide the samplers yet");
 const ADAPTER: Policy = Refused("the model runs as it is in its file");
 const MEDIA: Policy = Refused("text is all that models read here");
 const YARN: Policy = Only(&["-1", "-1.0", "0"], "positions are scaled linearly or not at all");
-const PROMPT_CACHE: Policy = Ignored("prompts are not cached in files");
 const FIT: Policy = Ignored("the context is as large as -c says");
 const ON_OFF: &[&str] = &["on", "off", "auto", "enabled", "disabled", "true", "false", "0", "1", "-1"];
 
@@ -105,11 +104,7 @@ pub const MAIN: &[Absent] = &[
     row(&["-np", "--parallel"], "LLAMA_ARG_N_PARALLEL", Value, ONE_SEQUENCE),
     row(&["-ns", "--sequences"], "", Value, ONE_SEQUENCE),
     row(&["-cb", "--cont-batching", "-nocb", "--no-cont-batching"], "LLAMA_ARG_CONT_BATCHING", Nothing, ONE_SEQUENCE),
-    row(&["--swa-full"], "LLAMA_ARG_SWA_FULL", Nothing, Ignored("the KV cache always has its full size")),
     row(&["--check-tensors"], "", Nothing, Ignored("shapes and types are always checked, values are not")),
-    row(&["--prompt-cache"], "", Value, PROMPT_CACHE),
-    row(&["--prompt-cache-all"], "", Nothing, PROMPT_CACHE),
-    row(&["--prompt-cache-ro"], "", Nothing, PROMPT_CACHE),
     row(&["-ptc", "--print-token-count"], "", Value, Ignored("tokens are counted in the timings only")),
     row(&["--offline"], "LLAMA_ARG_OFFLINE", Nothing, Silent),
     row(&["-hft", "--hf-token"], "", Value, Silent),

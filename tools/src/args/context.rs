@@ -3,6 +3,7 @@
 use clap::Args;
 use fabric_engine::ContextOptions;
 use gguf::GgmlType;
+use std::path::PathBuf;
 
 /// Flags of the context.
 #[derive(Args, Clone, Debug)]
@@ -27,6 +28,10 @@ pub struct ContextArgs {
     #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V",
           value_parser = super::value::cache_type)]
     pub cache_type_v: GgmlType,
+    /// Keep all of the text in the KV cache of layers with a sliding window too: more memory, but going back far (such as
+    /// /regen) need not run it again. --context-shift and --prompt-cache do so
+    #[arg(long, env = "LLAMA_ARG_SWA_FULL")]
+    pub swa_full: bool,
     /// Go on where the context is full: forget half of the text after the first tokens (--keep)
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "false",
           value_parser = super::value::switch(), env = "LLAMA_ARG_CONTEXT_SHIFT")]
@@ -34,6 +39,16 @@ pub struct ContextArgs {
     /// Tokens of the prompt to keep when the context is shifted, besides BOS; -1: all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub keep: i32,
+    /// File with what the prompt was turned into: written once it has been run, and read where it is there, so that what two
+    /// prompts have in common is run once
+    #[arg(long, value_name = "FILE")]
+    pub prompt_cache: Option<PathBuf>,
+    /// Write the generated text to that file too, at the end
+    #[arg(long)]
+    pub prompt_cache_all: bool,
+    /// Do not write that file
+    #[arg(long)]
+    pub prompt_cache_ro: bool,
 }
 
 fn default() -> ContextOptions {
@@ -49,8 +64,12 @@ impl ContextArgs {
             ubatch_size,
             cache_type_k,
             cache_type_v,
-            context_shift: _,
+            swa_full,
+            context_shift,
             keep: _,
+            ref prompt_cache,
+            prompt_cache_all: _,
+            prompt_cache_ro: _,
         } = self;
         ContextOptions {
             n_ctx: ctx_size as usize,
@@ -58,6 +77,7 @@ impl ContextArgs {
             n_ubatch: ubatch_size as usize,
             type_k: cache_type_k,
             type_v: cache_type_v,
+            swa_full: swa_full || context_shift || prompt_cache.is_some(),
         }
     }
 }

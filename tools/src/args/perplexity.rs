@@ -94,15 +94,10 @@ pub struct MeasureArgs {
 
 /// Flags of the common ones that say nothing to llama-perplexity: it generates no text and holds no conversation.
 const NOT_COMMON: &[&str] = &[
-    "--prompt-cache",
-    "--prompt-cache-all",
-    "--prompt-cache-ro",
     "--print-token-count",
     "-ptc",
     "-ns",
     "--jinja",
-    "--no-context-shift",
-    "--context-shift",
     "--grammar",
     "--grammar-file",
     "-j",
@@ -137,6 +132,7 @@ const OWN: &[Absent] = &[
     row(&["--multiple-choice-tasks"], Takes::Value, TASKS),
     row(&["-n", "--predict", "--n-predict"], Takes::Value, NOT_SAMPLED),
     row(&["--keep"], Takes::Value, NOT_SAMPLED),
+    row(&["--swa-full"], Takes::Nothing, Policy::Ignored("a chunk is run once, and layers keep what they need of it")),
     row(&["-s", "--seed"], Takes::Value, NOT_SAMPLED),
     row(&["--temp", "--temperature"], Takes::Value, NOT_SAMPLED),
     row(&["--warmup", "--no-warmup"], Takes::Nothing, Policy::Ignored("chunks are long enough to warm up with")),

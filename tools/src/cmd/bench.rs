@@ -288,7 +288,7 @@ impl Bench<'_> {
         let Test { n_batch, n_ubatch, cache_types: [type_k, type_v], n_depth, n_prompt, n_gen } = test;
         let n_ctx = n_prompt.saturating_add(n_gen).saturating_add(n_depth);
         let n_ubatch = n_ubatch.min(n_batch);
-        let options = ContextOptions { n_ctx, n_ubatch, type_k, type_v, ..ContextOptions::default() };
+        let options = ContextOptions { n_ctx, n_ubatch, type_k, type_v, swa_full: true, ..ContextOptions::default() };
         let ctx = Context::new(loaded.model.clone(), options).map_err(|source| Error::bench_context(n_ctx, source))?;
         let mut text = Text { ctx, random: 0x9e37_79b9_7f4a_7c15 };
         let mut record = Record::new(loaded, test);

@@ -20,6 +20,7 @@ use crate::load::Loaded;
 use crate::log::Log;
 use crate::output::{Output, Style};
 use crate::perf::Perf;
+use crate::prompt_cache::PromptCache;
 use crate::session::Session;
 use crate::{Error, adapters, device, escape, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
@@ -126,11 +127,19 @@ impl Main<'_> {
         }
         perf.loaded();
         session.perf = perf;
+        let mut prompt_cache = open_prompt_cache(args, &session, log)?;
         let main = Main { args, log, sampler, prompt };
         let mut out = Output::new(std::io::stdout().lock(), args.typing.color.applies(std::io::stdout().is_terminal()));
         let status = match main.template(&model)? {
-            Some(template) => main.chat(&mut session, &mut out, template, kwargs),
-            None => main.complete(&mut session, &mut out),
+            Some(template) => main.chat(&mut session, &mut out, template, kwargs, prompt_cache.as_mut()),
+            None => main.complete(&mut session, &mut out, prompt_cache.as_mut()),
+        };
+        // Also where somebody pressed Ctrl-C, or the reader of standard output went away.
+        let status = match (status, &mut prompt_cache) {
+            (status, Some(cache)) if status.as_ref().err().is_none_or(Error::is_closed_output) => {
+                cache.end(&session, log).and(status)
+            }
+            (status, _) => status,
         };
         // The terminal keeps no color, whatever happened.
         let reset = out.style(Style::Plain);
@@ -192,6 +201,7 @@ impl Main<'_> {
         out: &mut Output<W>,
         template: ChatTemplate,
         kwargs: Map<String, Json>,
+        prompt_cache: Option<&mut PromptCache>,
     ) -> Result<ExitCode, Error> {
         let ChatArgs { system_prompt, system_prompt_file, single_turn, show_timings, .. } = &self.args.chat;
         if self.args.generation.logits_file.is_some() {
@@ -214,7 +224,7 @@ impl Main<'_> {
             show_timings: *show_timings,
             keep: self.shifts().then_some(self.args.context.keep),
         };
-        let mut chat = Chat::new(session, out, self.log, options);
+        let mut chat = Chat::new(session, out, self.log, options, prompt_cache);
         let mut editor = LineEditor::new(self.args.typing.simple_io, self.args.typing.multiline_input);
         let mut stop = None;
         if let Some(prompt) = &self.prompt {
@@ -245,6 +255,17 @@ impl Main<'_> {
             self.args.generation.predict
         ));
     }
+}
+
+fn open_prompt_cache(args: &MainArgs, session: &Session, log: &Log) -> Result<Option<PromptCache>, Error> {
+    let ContextArgs { prompt_cache, prompt_cache_all, prompt_cache_ro, .. } = &args.context;
+    let Some(path) = prompt_cache else { return Ok(None) };
+    if args.generation.logits_file.is_some() {
+        return Err(Error::Usage(
+            "--logits-file and --prompt-cache exclude each other: all tokens have to be run".into(),
+        ));
+    }
+    PromptCache::open(path.clone(), *prompt_cache_all, *prompt_cache_ro, session, log).map(Some)
 }
 
 fn status_of(stop: Option<Stop>) -> ExitCode {

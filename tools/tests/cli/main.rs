@@ -4,5 +4,6 @@ mod chat;
 mod completion;
 mod errors;
 mod flags;
+mod kv_cache;
 mod logits;
 mod run;

@@ -7,6 +7,7 @@ use crate::line_editor::LineEditor;
 use crate::log::Level;
 use crate::npy::NpyWriter;
 use crate::output::{Output, Style};
+use crate::prompt_cache::PromptCache;
 use crate::session::{Progress, Session};
 use crate::{Error, interrupt, prompt};
 use fabric_engine::sampler::SamplerChain;
@@ -19,13 +20,24 @@ const TRY_PROMPT: &str = "And the king said";
 
 impl Main<'_> {
     /// Shows the prompt, and continues it.
-    pub(super) fn complete<W: Write>(&self, session: &mut Session, out: &mut Output<W>) -> Result<ExitCode, Error> {
+    pub(super) fn complete<W: Write>(
+        &self,
+        session: &mut Session,
+        out: &mut Output<W>,
+        mut prompt_cache: Option<&mut PromptCache>,
+    ) -> Result<ExitCode, Error> {
         let generation = &self.args.generation;
         let typing = &self.args.typing;
         let interactive = typing.interactive || typing.interactive_first;
         let prompt = self.prompt_or_try(interactive);
         let vocab = session.vocab();
-        let tokens = prompt::tokenize(vocab, prompt)?;
+        let cached = prompt_cache.as_ref().map(|cache| cache.tokens()).unwrap_or_default();
+        let tokens =
+            if self.prompt.as_ref().is_none_or(Vec::is_empty) && !typing.interactive_first && !cached.is_empty() {
+                cached.to_vec()
+            } else {
+                prompt::tokenize(vocab, prompt)?
+            };
         let n_predict = self.n_predict();
         let n_ctx = session.n_ctx();
         // Room to generate, as llama.cpp wants; a prompt that is only run may fill the context.
@@ -39,7 +51,10 @@ impl Main<'_> {
         self.tell_generation(session, tokens.len());
         let n_keep = session.n_keep(self.args.context.keep, tokens.len());
         session.shift_keeps(self.shifts().then_some(n_keep));
-        session.append(&tokens);
+        match &mut prompt_cache {
+            Some(cache) => cache.begin(session, &tokens, self.log)?,
+            None => session.append(&tokens),
+        }
         session.accept_all(&mut chain);
         let n_rows = tokens.len();
         let npy = generation.logits_file.as_ref().map(|path| NpyWriter::create(path, [n_rows, sampler_vocab.n_vocab]));
@@ -63,6 +78,9 @@ impl Main<'_> {
             Some(npy) => write_logits(session, npy)?,
             None => session.run()?,
         };
+        if let Some(cache) = prompt_cache.filter(|_| progress == Progress::Done) {
+            cache.prompt_done(session, self.log)?;
+        }
         if interactive && progress == Progress::Done {
             drop(busy);
             self.take_turns(session, &mut chain, out, stops, stopped_by_prompt)?;

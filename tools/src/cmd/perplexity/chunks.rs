@@ -32,6 +32,7 @@ impl Runner {
             n_ubatch: args.ubatch_size as usize,
             type_k: args.cache_type_k,
             type_v: args.cache_type_v,
+            ..ContextOptions::default()
         };
         let mut ctx = Context::new(model.clone(), options).map_err(|source| Error::context(n_ctx, source))?;
         ctx.set_adapters(adapters.clone());
