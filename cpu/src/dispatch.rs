@@ -12,7 +12,7 @@ use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
     Ok(match op {
         Op::Add(_) => elementwise::add(c),
-        Op::Concat(_) => concat::concat(c),
+        Op::Concat(op) => concat::concat(c, op),
         Op::Cont(_) => elementwise::cont(c),
         Op::Cpy(_) => cpy::cpy(c),
         Op::CrossEntropyLoss(_) => cross_entropy_loss::cross_entropy_loss(c),

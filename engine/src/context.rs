@@ -250,19 +250,20 @@ impl HostInputs {
         rope.clear();
         local_rope.clear();
         let window = model.hparams().sliding_window.as_ref();
+        let (angles, local_angles) = (model.rope(cache.n_ctx()), model.local_rope(cache.n_ctx()));
         // Ids, rows and positions were checked against the vocabulary and the cache, both far below 2^31 in rows that
         // memory can hold; `as` cannot truncate.
         for (i, t) in tokens.iter().enumerate() {
             ids.push(t.token as i32);
             cache_rows.push(cache.row(t) as i32);
             span.extend([t.seq as i32, 0, t.pos as i32 + 1]);
-            model.rope_row(t.pos, rope);
+            angles.push(t.pos, rope);
             if let Some(window) = window {
                 let (first, end) = ((t.pos + 1).saturating_sub(window.n_swa), t.pos + 1);
                 let base = cache.local_first(t.seq);
                 local_span.extend([t.seq as i32, (first - base) as i32, (end - base) as i32]);
                 local_rows.push(cache.local_row(t) as i32);
-                model.local_rope_row(t.pos, local_rope);
+                local_angles.push(t.pos, local_rope);
             }
             if t.logits {
                 outputs.push(i as i32);

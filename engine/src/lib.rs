@@ -6,7 +6,8 @@
 //! 1. write `arch/<name>.rs`: an [`Architecture`](arch::Architecture) with its tensors by role and the graph of one layer;
 //! 2. add its row to `ARCHITECTURES` in `arch/mod.rs`;
 //!    (another name for the same layout is another row: a field with the name);
-//! 3. where Hugging Face has the model, add `<name>-f32.gguf`, `.json` and `.logits.npy` to `tests/fixtures/archs`;
+//! 3. where Hugging Face has the model, add it to `tests/fixtures/archs/make.py`, which makes `<name>-f32.gguf`, `.json` and
+//!    `.logits.npy`;
 //! 4. run `cargo test -p fabric-tests --test archs`: it makes a tiny seeded model of every row and holds it to the laws.
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ mod i2_s;
 pub mod kv_cache;
 pub mod model;
 pub mod quantize;
+mod rope;
 pub mod sampler;
 pub mod train;
 pub mod vocab;

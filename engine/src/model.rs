@@ -3,6 +3,7 @@
 use crate::adapter::LoadedAdapter;
 use crate::arch::{self, Architecture, HParams, Parts, TensorSpec, Weight};
 use crate::device::Device;
+use crate::rope::RopeAngles;
 use crate::vocab::Vocab;
 use crate::{Error, i2_s};
 use ggml_ops::{TensorDesc, quants};
@@ -25,10 +26,10 @@ pub struct Model {
     arch: &'static dyn Architecture,
     hp: HParams,
     weights: HashMap<TensorName, Weight>,
-    /// Radians per position, for each pair of elements.
-    rope_frequencies: Vec<f64>,
-    /// The same for local layers, if there are any.
-    local_rope_frequencies: Vec<f64>,
+    /// In contexts of up to `n_ctx_orig` tokens, and in longer ones.
+    rope: [RopeAngles; 2],
+    /// Of local layers with a base of their own.
+    local_rope: Option<RopeAngles>,
     vocab: Option<Vocab>,
     device: Device,
     notices: Vec<String>,
@@ -71,23 +72,13 @@ impl Model {
                 "I2_S tensors are read in the layout of x86: files made on ARM look the same, and give nonsense".into(),
             );
         }
-        let factors = rope_factors(&gguf).filter(|_| weights.contains_key(&TensorRole::RopeFreqs.weight(0)));
-        let all_rope = rope_frequencies(hp.rope_freq_base, hp.n_rot, factors.as_deref());
-        let local = hp.sliding_window.as_ref();
-        let local_rope_frequencies =
-            local.map(|w| rope_frequencies(w.rope_freq_base, hp.n_rot, None)).unwrap_or_default();
-        Ok(Model {
-            metadata,
-            arch,
-            hp,
-            weights,
-            rope_frequencies: all_rope,
-            local_rope_frequencies,
-            vocab,
-            device,
-            notices,
-            gguf,
-        })
+        let rope = [TensorRole::RopeFactorsShort, TensorRole::RopeFactorsLong].map(|role| {
+            let factors = [TensorRole::RopeFreqs, role].into_iter().filter(|r| weights.contains_key(&r.weight(0)));
+            RopeAngles::new(&hp, factors.filter_map(|r| rope_factors(&gguf, r)).next().as_deref())
+        });
+        let local_base = hp.sliding_window.as_ref().and_then(|w| w.rope_freq_base);
+        let local_rope = local_base.map(|base| RopeAngles::local(&hp, base));
+        Ok(Model { metadata, arch, hp, weights, rope, local_rope, vocab, device, notices, gguf })
     }
 
     /// What users should know about how the file was read, a line each.
@@ -135,40 +126,21 @@ impl Model {
         Parts { hp: &self.hp, weights: &self.weights, adapters, dropout: 0.0 }
     }
 
-    /// cos and sin of RoPE's angles at `pos`, for each pair of elements: f64 arithmetic, rounded to f32 at the end.
-    pub(crate) fn rope_row(&self, pos: usize, out: &mut Vec<f32>) {
-        push_angles(&self.rope_frequencies, pos as f64 * f64::from(self.hp.rope_freq_scale), out);
+    /// RoPE's angles in a context of `n_ctx` positions.
+    pub(crate) fn rope(&self, n_ctx: usize) -> &RopeAngles {
+        &self.rope[usize::from(n_ctx > self.hp.n_ctx_orig)]
     }
 
-    /// As [`rope_row`](Self::rope_row), for local layers.
-    pub(crate) fn local_rope_row(&self, pos: usize, out: &mut Vec<f32>) {
-        push_angles(&self.local_rope_frequencies, pos as f64, out);
-    }
-}
-
-fn push_angles(frequencies: &[f64], pos: f64, out: &mut Vec<f32>) {
-    for frequency in frequencies {
-        let angle = pos * frequency;
-        out.push(libm::cos(angle) as f32);
-        out.push(libm::sin(angle) as f32);
+    /// As [`rope`](Self::rope), for local layers.
+    pub(crate) fn local_rope(&self, n_ctx: usize) -> &RopeAngles {
+        self.local_rope.as_ref().unwrap_or_else(|| self.rope(n_ctx))
     }
 }
 
-/// The factors that the model divides its frequencies by, if it has some.
-fn rope_factors(gguf: &Gguf) -> Option<Vec<f32>> {
-    let data = gguf.data(gguf.tensor(&TensorRole::RopeFreqs.weight(0).to_string())?);
+/// The factors that the model divides its frequencies by, if it has some of this role.
+fn rope_factors(gguf: &Gguf, role: TensorRole) -> Option<Vec<f32>> {
+    let data = gguf.data(gguf.tensor(&role.weight(0).to_string())?);
     Some(data.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
-}
-
-/// `base^(-2p / n_rot)`, divided by the factors.
-fn rope_frequencies(base: f32, n_rot: usize, factors: Option<&[f32]>) -> Vec<f64> {
-    (0..n_rot / 2)
-        .map(|p| {
-            let exponent = -2.0 * p as f64 / n_rot as f64;
-            let factor = factors.map_or(1.0, |f| f64::from(f[p]));
-            libm::pow(f64::from(base), exponent) / factor
-        })
-        .collect()
 }
 
 fn vocab_size(m: &Metadata, arch: &dyn Architecture, vocab: Option<&Vocab>, gguf: &Gguf) -> Result<usize, Error> {

@@ -1,6 +1,7 @@
 //! Reverse-mode differentiation: adds the nodes that compute gradients to the graph itself.
 
 use crate::{Graph, OpError, ShapeError, Source, TensorDesc, TensorId};
+use std::collections::HashMap;
 
 /// What an operation's [`backward`](crate::ops::OpDef::backward) works with: one node and the gradient of its result.
 pub struct Backward<'g> {
@@ -102,8 +103,13 @@ pub fn backward(
         wanted[id.index()] |= on_path;
     }
     let mut grads = vec![None; n];
+    let mut parts = Parts::new();
     accumulate(graph, &mut grads, result, upstream)?;
     for &node in order.iter().rev() {
+        if let Some(parts) = parts.remove(&node) {
+            let whole = assemble(graph, node, parts)?;
+            accumulate(graph, &mut grads, node, whole)?;
+        }
         if !wanted[node.index()] || grads[node.index()].is_none() {
             continue;
         }
@@ -111,14 +117,73 @@ pub fn backward(
             Source::Op { op, src } => {
                 op.backward(&mut Backward { graph, node, src, grads: &mut grads, wanted: &wanted })?;
             }
-            Source::View { of, .. } if wanted[of.index()] => view_backward(graph, &mut grads, node, of)?,
+            Source::View { of, offset } if wanted[of.index()] => {
+                if graph.desc(node).elements() == graph.desc(of).elements() {
+                    view_backward(graph, &mut grads, node, of)?;
+                } else {
+                    let part = Part::of(graph, node, of, offset)?;
+                    let grad = grads[node.index()].expect("visited only with a gradient");
+                    part.add(graph, parts.entry(of).or_default(), grad)?;
+                }
+            }
             _ => {}
         }
     }
     Ok(wrt.iter().map(|id| grads.get(id.index()).copied().flatten()).collect())
 }
 
-/// Views that show every element once: reshapes and permutations of contiguous tensors.
+/// Gradients of the parts of tensors that views show, by the tensor.
+type Parts = HashMap<TensorId, Vec<(Part, TensorId)>>;
+
+/// Elements `from..to` of dimension `dim`: what a view shows.
+#[derive(Clone, Copy, PartialEq)]
+struct Part {
+    dim: usize,
+    from: usize,
+    to: usize,
+}
+
+impl Part {
+    fn of(graph: &Graph, view: TensorId, of: TensorId, offset: usize) -> Result<Part, OpError> {
+        let (v, base) = (graph.desc(view), graph.desc(of));
+        let mut differing = (0..4).filter(|&d| v.ne[d] != base.ne[d]);
+        let strides = (0..4).all(|d| v.ne[d] == 1 || v.nb[d] == base.nb[d]);
+        let (Some(dim), None, true) = (differing.next(), differing.next(), strides) else {
+            return Err(OpError::NotDifferentiable { op: "view", why: "it shows a part of a tensor that is no range" });
+        };
+        let from = offset / base.nb[dim].max(1);
+        Ok(Part { dim, from, to: from + v.ne[dim] })
+    }
+
+    /// Notes a gradient of this part, added to one that is there.
+    fn add(self, graph: &mut Graph, parts: &mut Vec<(Part, TensorId)>, grad: TensorId) -> Result<(), OpError> {
+        let rows = graph.desc(grad).has_contiguous_rows();
+        let grad = if rows { grad } else { graph.cont(grad)? };
+        match parts.iter_mut().find(|(part, _)| *part == self) {
+            Some((_, sum)) => *sum = graph.add(*sum, grad)?,
+            None => parts.push((self, grad)),
+        }
+        Ok(())
+    }
+}
+
+/// The gradient of a tensor from those of parts that make it up, each once.
+fn assemble(graph: &mut Graph, of: TensorId, mut parts: Vec<(Part, TensorId)>) -> Result<TensorId, OpError> {
+    parts.sort_by_key(|(part, _)| part.from);
+    let gap = OpError::NotDifferentiable { op: "view", why: "the parts that are used do not make up the tensor" };
+    let mut parts = parts.into_iter();
+    let Some((Part { dim, from: 0, to: mut end }, mut whole)) = parts.next() else { return Err(gap) };
+    for (part, grad) in parts {
+        if (part.dim, part.from) != (dim, end) {
+            return Err(gap);
+        }
+        whole = graph.concat(whole, grad, dim)?;
+        end = part.to;
+    }
+    if end == graph.desc(of).ne[dim] { Ok(whole) } else { Err(gap) }
+}
+
+/// Views that show every element once: reshapes, permutations of contiguous tensors, and rows cut into several.
 fn view_backward(
     graph: &mut Graph,
     grads: &mut [Option<TensorId>],
@@ -127,11 +192,8 @@ fn view_backward(
 ) -> Result<(), OpError> {
     let (v, base) = (*graph.desc(view), *graph.desc(of));
     let grad = grads[view.index()].expect("visited only with a gradient");
-    if v.elements() != base.elements() {
-        return Err(OpError::NotDifferentiable { op: "view", why: "it shows only a part of a tensor" });
-    }
     let dense = if graph.desc(grad).is_contiguous() { grad } else { graph.cont(grad)? };
-    if v.is_contiguous() && base.is_contiguous() {
+    if v.is_contiguous() && base.is_contiguous() || v.cuts_rows_of(&base) {
         let g = graph.reshape(dense, &base.ne)?;
         return accumulate(graph, grads, of, g);
     }

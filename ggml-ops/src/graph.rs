@@ -164,10 +164,11 @@ impl Graph {
         Ok(self.push(name, desc, Source::View { of, offset }))
     }
 
-    /// A contiguous tensor's elements under another shape.
+    /// A tensor's elements under another shape. One with gaps between its rows may have each row cut into several:
+    /// `[a * b, c]` to `[a, b, c]`.
     ///
     /// # Errors
-    /// Where the element counts differ or the tensor is not contiguous.
+    /// Where the element counts differ, or the tensor is not contiguous and the shape is no such cut.
     pub fn reshape(&mut self, of: TensorId, ne: &[usize]) -> Result<TensorId, ShapeError> {
         let base = *self.desc(of);
         let desc = TensorDesc::new(base.ty, ne)?;
@@ -175,10 +176,15 @@ impl Graph {
             let expected = format!("{} elements as {:?} has", desc.elements(), desc.ne);
             return Err(ShapeError::Shape { op: "reshape", operand: 0, expected, got: base.ne });
         }
-        if !base.is_contiguous() {
+        if base.is_contiguous() {
+            return self.view(of, desc, 0);
+        }
+        let cut =
+            TensorDesc { nb: [base.nb[0], base.nb[0].saturating_mul(desc.ne[0]), base.nb[1], base.nb[2]], ..desc };
+        if !cut.cuts_rows_of(&base) {
             return Err(ShapeError::Strides { op: "reshape", operand: 0, expected: "contiguous", nb: base.nb });
         }
-        self.view(of, desc, 0)
+        self.view(of, cut, 0)
     }
 
     /// Swaps dimensions without moving data: dimension `i` of the result is dimension `axes[i]` of `of`.

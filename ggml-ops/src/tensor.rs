@@ -76,6 +76,15 @@ impl TensorDesc {
         TensorDesc::new(self.ty, &self.ne).is_ok_and(|c| (0..4).all(|i| self.ne[i] == 1 || c.nb[i] == self.nb[i]))
     }
 
+    /// Whether this is `base` with each row cut into several: `[a, b, c]` of `[a * b, c]`, whatever lies between the rows.
+    pub(crate) fn cuts_rows_of(&self, base: &TensorDesc) -> bool {
+        let rows = self.ty.block_size() == 1 && base.has_contiguous_rows() && self.has_contiguous_rows();
+        let whole = self.ne[0].checked_mul(self.ne[1]) == Some(base.ne[0])
+            && self.ne[0].checked_mul(self.nb[0]) == Some(self.nb[1]);
+        let same = (1..3).all(|i| self.ne[i + 1] == base.ne[i] && self.nb[i + 1] == base.nb[i]) && base.ne[3] == 1;
+        rows && whole && same
+    }
+
     /// Whether the elements of a row lie one after the other.
     pub fn has_contiguous_rows(&self) -> bool {
         self.nb[0] == self.ty.type_size()

@@ -62,6 +62,10 @@ pub const ROPE_FREQ_BASE: &str = "rope.freq_base";
 pub const ROPE_FREQ_BASE_SWA: &str = "rope.freq_base_swa";
 /// `none`, `linear`, `yarn` or `longrope`: `str`.
 pub const ROPE_SCALING_TYPE: &str = "rope.scaling.type";
+/// The context that the model saw before its RoPE was stretched: `u32`.
+pub const ROPE_SCALING_ORIGINAL_CONTEXT_LENGTH: &str = "rope.scaling.original_context_length";
+/// cos and sin of RoPE are multiplied by this: `f32`.
+pub const ROPE_SCALING_ATTN_FACTOR: &str = "rope.scaling.attn_factor";
 /// Positions are divided by this: `f32`.
 pub const ROPE_SCALING_FACTOR: &str = "rope.scaling.factor";
 

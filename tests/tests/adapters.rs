@@ -3,7 +3,8 @@
 use fabric_cpu::simd::SimdLevel;
 use fabric_engine::adapter::*;
 use fabric_engine::arch::ARCHITECTURES;
-use fabric_engine::{Batch, Context, ContextOptions, Model};
+use fabric_engine::{Batch, Context, ContextOptions, Model, ModelOptions};
+use fabric_tests::backends::cpu;
 use fabric_tests::golden::{argmax, fixture, kl, model, npy};
 use fabric_tests::models::{N_VOCAB, bits, load, tiny, tiny_with};
 use fastrand::Rng;
@@ -59,7 +60,8 @@ fn models(ty: GgmlType) -> Vec<(Arc<Model>, Vec<TensorRole>)> {
         let model = gguf(tiny_with(*arch, ty, true, 5, |s| s.required || s.name == Output.weight(0)));
         let untied = model.weights().contains_key(&Output.weight(0));
         let outer: &[TensorRole] = if untied { &[Output, TokenEmbd] } else { &[] };
-        let roles = LINEAR.iter().chain(outer).copied().collect();
+        let fused = |&r: &TensorRole| fused_role(r, |r| model.weights().contains_key(&r.weight(0)));
+        let roles = LINEAR.iter().chain(outer).map(fused).collect();
         (model, roles)
     };
     ARCHITECTURES.iter().map(make).collect()
@@ -220,7 +222,9 @@ fn what_cannot_be_made_is_refused_with_the_reason() {
     fails(&[TokenEmbd], 4, 8.0, "the model's output is tied to it");
     fails(&[AttnNorm], 4, 8.0, "tensor role 'attn_norm' takes no LoRA adapter");
     fails(&[], 4, 8.0, "no LoRA targets given");
-    assert!(target_role("q_norm").unwrap_err().to_string().contains("(known: q k v o gate up down output token_embd)"));
+    assert!(
+        target_role("q_norm").unwrap_err().to_string().contains("(known: q k v qkv o gate up down output token_embd)")
+    );
     for (word, role) in [("q", AttnQ), ("attn_o", AttnOutput), ("down_proj", FfnDown), ("token_embd", TokenEmbd)] {
         assert_eq!(target_role(word).unwrap(), role);
     }
@@ -418,6 +422,30 @@ fn adapters_agree_with_llama_cpp() {
     // And the adapter matters.
     let (kl, _) = mean_kl(&fixture("lora/final.f16.llamacpp.npy"), &logits(&f16, &[], &tokens));
     assert!(kl > 0.1);
+}
+
+/// Adapters of matrices that hold several: one pair for all of `attn_qkv`, one for gate and up.
+#[test]
+fn adapters_of_fused_matrices() {
+    let file = Gguf::open(fixture("archs/phi3-f32.gguf")).unwrap();
+    // llama.cpp runs phi3 without its sliding window.
+    let overrides = vec![("phi3.attention.sliding_window".into(), Value::U32(0))];
+    let phi3 = Arc::new(Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap());
+    let tokens = tokens(&fixture("archs/phi3.long.json"));
+    let adapter = Adapter::read(&Gguf::open(fixture("train/phi3-adapter.gguf")).unwrap(), &phi3).unwrap();
+    let names: Vec<String> = adapter.pairs.keys().map(|name| name.to_string()).collect();
+    assert!(names.contains(&"blk.1.attn_qkv.weight".into()) && names.contains(&"blk.0.ffn_up.weight".into()));
+    let want = fixture("archs/phi3.long.lora.llamacpp.npy");
+    let (kl, same) = mean_kl(&want, &logits(&phi3, &[(&adapter, 1.0)], &tokens));
+    assert!(kl < 2e-6 && same == 1.0);
+    let (kl, _) = mean_kl(&want, &logits(&phi3, &[], &tokens));
+    assert!(kl > 0.01);
+    // As PEFT's files, under the names of Hugging Face's modules.
+    let dir = tempfile::tempdir().unwrap();
+    write_peft(&adapter, &phi3, dir.path()).unwrap();
+    let config = std::fs::read_to_string(dir.path().join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"gate_up_proj\"") && config.contains("\"qkv_proj\""), "{config}");
+    assert_eq!(read_peft(dir.path(), &phi3).unwrap().pairs, adapter.pairs);
 }
 
 #[test]

@@ -138,12 +138,37 @@ fn optional_tensors_are_used() {
         // A norm of each head of Q and K takes a scale before it out again.
         let scales = [TensorRole::AttnQ, TensorRole::AttnK];
         optional.retain(|name| !normed || scales.iter().all(|role| *name != role.scale(name.il.unwrap_or(0))));
+        // These are for contexts that are longer: `rope_factors_follow_the_context`.
+        optional.retain(|name| name.role != TensorRole::RopeFactorsLong);
         assert!(!optional.is_empty());
         for name in optional {
             let with = run(&tiny_with(*arch, GgmlType::F32, false, 5, |spec| spec.required || spec.name == name));
             assert!(with != without, "{}: {name} changes nothing", arch.name());
         }
     }
+}
+
+/// Factors for short contexts up to the original length, those for long ones from there on.
+#[test]
+fn rope_factors_follow_the_context() {
+    let arch = arch::find("phi3").unwrap();
+    let tokens = tokens(12);
+    let run = |keep: &[TensorRole], n_ctx: usize, original: u32| {
+        let file = tiny_with(arch, GgmlType::F32, false, 5, |s| s.required || keep.contains(&s.name.role));
+        let key = "phi3.rope.scaling.original_context_length".to_owned();
+        let options = ModelOptions { overrides: vec![(key, Value::U32(original))] };
+        let model = Arc::new(Model::load(open(&file), cpu(1, SimdLevel::detect()), options).unwrap());
+        let mut context = Context::new(model, ContextOptions { n_ctx, ..ContextOptions::default() }).unwrap();
+        let mut out = Vec::new();
+        context.decode(&Batch::of(&tokens, 0, 0).with_all_logits(), |_, row| out.extend(bits(row))).unwrap();
+        out
+    };
+    let (short, long) = (TensorRole::RopeFactorsShort, TensorRole::RopeFactorsLong);
+    let (none, both) = (run(&[], 16, 16), [short, long]);
+    let (with_short, with_long) = (run(&[short], 16, 16), run(&[long], 17, 16));
+    assert!(with_short != none && with_long != none && with_short != with_long);
+    assert!(run(&both, 16, 16) == with_short && run(&both, 16, 15) == with_long && run(&both, 17, 16) == with_long);
+    assert!(run(&[short], 17, 16) == none && run(&[long], 16, 16) == none);
 }
 
 fn tiny_gemma3(overrides: &[(&str, Value)]) -> Result<Arc<Model>, fabric_engine::Error> {

@@ -1,10 +1,13 @@
 //! Logits against those of other programs: PyTorch, Transformers, llama.cpp (fixtures/README.md says how they were made).
 
 use fabric_cpu::simd::SimdLevel;
+use fabric_engine::{Model, ModelOptions};
+use fabric_tests::backends::cpu;
 use fabric_tests::golden::{argmax, fixture, kl, model, npy};
 use fabric_tests::models::{bits, load, logits};
-use gguf::Gguf;
+use gguf::{Gguf, Value};
 use std::path::Path;
+use std::sync::Arc;
 
 /// The tokens of a fixture's JSON.
 fn tokens(path: &Path) -> Vec<u32> {
@@ -72,6 +75,55 @@ fn random_models_agree_with_transformers() {
         let got = logits(&m, &tokens(&fixture(&format!("archs/{arch}.json"))), 512);
         let c = compare(&fixture(&format!("archs/{arch}.logits.npy")), &got);
         assert!(c.mean < 1e-6 && c.same_top == 1.0, "{arch}");
+    }
+}
+
+/// Logits of `archs/{arch}-f32.gguf` for the tokens of `archs/{text}.json`, with keys of the architecture replaced.
+fn with_overrides(arch: &str, text: &str, overrides: &[(&str, Value)]) -> Vec<f32> {
+    let file = Gguf::open(fixture(&format!("archs/{arch}-f32.gguf"))).unwrap();
+    let overrides = overrides.iter().map(|(k, v)| (format!("{arch}.{k}"), v.clone())).collect();
+    let model = Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap();
+    logits(&Arc::new(model), &tokens(&fixture(&format!("archs/{text}.json"))), 512)
+}
+
+/// The text is longer than the context that the model saw first, so the other factors of RoPE are used.
+#[test]
+fn longrope_agrees_with_transformers_and_llama_cpp() {
+    let long = with_overrides("phi3", "phi3.long", &[]);
+    let c = compare(&fixture("archs/phi3.long.logits.npy"), &long);
+    assert!(c.mean < 1e-6 && c.same_top == 1.0);
+    // llama.cpp runs phi3 without its sliding window.
+    let no_window = ("attention.sliding_window", Value::U32(0));
+    for text in ["phi3", "phi3.long"] {
+        let got = with_overrides("phi3", text, std::slice::from_ref(&no_window));
+        let c = compare(&fixture(&format!("archs/{text}.llamacpp.npy")), &got);
+        assert!(c.mean < 2e-6 && c.same_top == 1.0, "{text}");
+    }
+}
+
+/// The fixtures can tell: with any of these keys changed, the logits are others.
+#[test]
+fn random_models_show_what_is_wrong() {
+    let base = |f: f32| ("rope.freq_base", Value::F32(f));
+    let n = |key: &'static str, n: u32| (key, Value::U32(n));
+    let wrong = [
+        ("qwen2", base(1e4)),
+        ("qwen3", base(1e4)),
+        ("gemma3", base(1e4)),
+        ("gemma3", ("rope.freq_base_swa", Value::F32(1e6))),
+        ("gemma3", n("attention.sliding_window", 8)),
+        ("gemma3", n("attention.sliding_window_pattern", 5)),
+        ("phi3", base(2e4)),
+        ("phi3", n("rope.scaling.original_context_length", 16)),
+        ("phi3.long", n("rope.scaling.original_context_length", 48)),
+        ("phi3", ("rope.scaling.attn_factor", Value::F32(1.0))),
+        ("phi3", n("attention.sliding_window", 12)),
+    ];
+    for (text, change) in wrong {
+        let arch = text.split('.').next().unwrap();
+        let got = with_overrides(arch, text, std::slice::from_ref(&change));
+        let c = compare(&fixture(&format!("archs/{text}.logits.npy")), &got);
+        assert!(c.mean > 1e-4, "{text}: {change:?} changes the logits by {:.1e} only", c.mean);
     }
 }
 

@@ -133,6 +133,88 @@ fn a_wrong_gradient_is_seen() {
     assert!((analytic - numeric).abs() > 1e3 * LIMIT * (1.0 + numeric.abs()));
 }
 
+/// Parts of one tensor, each through its own path: some in several ways, one with its rows cut.
+#[test]
+fn gradients_through_parts() {
+    let mut rng = Rng::with_seed(4);
+    for dim in [0, 1] {
+        let mut g = Graph::new();
+        let x = g.input_f32("x", &[12, 12]).unwrap();
+        let base = *g.desc(x);
+        let part = |g: &mut Graph, from: usize, to: usize| {
+            let mut desc = base;
+            desc.ne[dim] = to - from;
+            g.view(x, desc, from * base.nb[dim]).unwrap()
+        };
+        let mut weights = Vec::new();
+        let mut weighted = |g: &mut Graph, x: TensorId| {
+            let ne = g.desc(x).ne;
+            let w = g.input_f32("w", &ne).unwrap();
+            weights.push((w, (0..ne.iter().product::<usize>()).map(|_| rng.f64() - 0.5).collect::<Vec<_>>()));
+            g.mul(x, w).unwrap()
+        };
+        // Out of order, the last one looked at twice.
+        let (c, c2, a, b) = (part(&mut g, 9, 12), part(&mut g, 9, 12), part(&mut g, 0, 4), part(&mut g, 4, 9));
+        let n = g.desc(a).ne;
+        let cut = g.reshape(a, &[n[0] / 2, 2, n[1]]).unwrap();
+        let cut = weighted(&mut g, cut);
+        let a = g.reshape(cut, &n).unwrap();
+        let [b, c, c2] = [b, c, c2].map(|x| weighted(&mut g, x));
+        let c = g.add(c, c2).unwrap();
+        let y = g.concat(c, b, dim).unwrap();
+        let y = g.concat(y, a, dim).unwrap();
+        let upstream = g.input_f32("upstream", &[12, 12]).unwrap();
+        let dx = backward(&mut g, y, upstream, &[x]).unwrap()[0].unwrap();
+        let mut draw = || -> Vec<f64> { (0..144).map(|_| rng.f64() - 0.5).collect() };
+        let (xs, us) = (draw(), draw());
+        let run = |xs: Vec<f64>| {
+            let mut e = Evaluator::new(&g);
+            e.set(x, xs).unwrap();
+            e.set(upstream, us.clone()).unwrap();
+            for (w, values) in &weights {
+                e.set(*w, values.clone()).unwrap();
+            }
+            e.run().unwrap();
+            let loss: f64 = e.get(y).unwrap().data.iter().zip(&us).map(|(y, u)| y * u).sum();
+            (loss, e.get(dx).unwrap().data)
+        };
+        let (base, gradient) = run(xs.clone());
+        for i in 0..144 {
+            let mut moved = xs.clone();
+            moved[i] += 1.0;
+            let numeric = run(moved).0 - base; // exact: the loss is linear in x
+            assert!((gradient[i] - numeric).abs() < 1e-9, "dim {dim}: dx[{i}] is {}, not {numeric}", gradient[i]);
+        }
+    }
+}
+
+/// Parts that leave something out, or overlap, have no rule.
+#[test]
+fn parts_that_do_not_make_up_a_tensor_are_refused() {
+    let try_parts = |ranges: &[(usize, usize)]| {
+        let mut g = Graph::new();
+        let x = g.input_f32("x", &[12, 3]).unwrap();
+        let mut y = None;
+        for &(from, to) in ranges {
+            let desc = ggml_ops::TensorDesc { ne: [to - from, 3, 1, 1], ..*g.desc(x) };
+            let part = g.view(x, desc, 4 * from).unwrap();
+            y = Some(match y {
+                Some(y) => g.concat(y, part, 0).unwrap(),
+                None => g.scale(part, 2.0).unwrap(),
+            });
+        }
+        let y = y.unwrap();
+        let ne = g.desc(y).ne;
+        let upstream = g.input_f32("upstream", &ne).unwrap();
+        backward(&mut g, y, upstream, &[x])
+    };
+    assert!(try_parts(&[(5, 12), (0, 5)]).is_ok());
+    for ranges in [&[(0, 5)][..], &[(5, 12)], &[(0, 5), (6, 12)], &[(0, 5), (4, 12)]] {
+        let error = try_parts(ranges).unwrap_err().to_string();
+        assert!(error.contains("do not make up the tensor"), "{ranges:?}: {error}");
+    }
+}
+
 /// Reshapes and permutations, also of each other: L = sum of u * w * view(x), so dx is w * u seen through the view backwards.
 #[test]
 fn gradients_through_views() {

@@ -1,7 +1,7 @@
 //! LoRA training on a Vulkan device: the CPU's losses and adapters, bit for bit.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::adapter::Adapter;
+use fabric_engine::adapter::{Adapter, fused_role};
 use fabric_engine::arch::ARCHITECTURES;
 use fabric_engine::train::dataset::Window;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
@@ -47,6 +47,7 @@ fn train(model: &Arc<Model>, windows: &[Window], steps: usize) -> (Vec<u32>, Vec
         shuffle: false,
     };
     let roles = [TensorRole::AttnQ, TensorRole::AttnV, TensorRole::FfnDown];
+    let roles = roles.map(|r| fused_role(r, |r| model.weights().contains_key(&r.weight(0))));
     let adapter = Adapter::new(model, &roles, 8, 16.0, 3).unwrap();
     let mut trainer = Trainer::new(model.clone(), adapter, options, steps, 128).unwrap();
     let losses: Vec<f32> = (0..steps).map(|_| trainer.fit(windows).unwrap().loss).collect();

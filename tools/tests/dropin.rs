@@ -87,6 +87,11 @@ fn render() -> String {
     let _ = writeln!(out, "\n`fabric-quantize` writes {} and COPY.", ftypes.join(" "));
     let archs: Vec<_> = ARCHITECTURES.iter().map(|a| format!("`{}`", a.name())).collect();
     let _ = writeln!(out, "\n## Architectures\n\n{}.", archs.join(" "));
+    out.push_str(
+        "\n`phi3` has the sliding window that its file names (`phi3.attention.sliding_window`), as the model was trained; llama.cpp leaves it \
+         out, with a warning: `--override-kv phi3.attention.sliding_window=int:0` does the same. The factors of RoPE for long contexts are taken \
+         where the context (`-c`) is longer than `phi3.rope.scaling.original_context_length`, as in llama.cpp.\n",
+    );
     out
 }
 

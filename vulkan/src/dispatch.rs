@@ -9,7 +9,7 @@ use gguf::GgmlType;
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Phase>, OpError> {
     match op {
         Op::Add(_) => elementwise::add(&c),
-        Op::Concat(_) => elementwise::concat(&c),
+        Op::Concat(op) => elementwise::concat(&c, op.dim),
         Op::Cont(_) => elementwise::cont(&c),
         Op::Cpy(_) => training::cpy(&c),
         Op::CrossEntropyLoss(_) => training::cross_entropy_loss(c, false),

@@ -65,7 +65,7 @@ pub(super) fn few(c: Compiler, scale: f32) -> Vec<Step> {
         });
     };
     let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
-    vec![Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false }]
+    vec![Step::shared(run, reads, vec![dst.span()])]
 }
 
 /// Decodes the row of a cache that lies `offset` bytes behind its first.

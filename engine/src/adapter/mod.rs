@@ -26,7 +26,7 @@ pub use error::AdapterError;
 pub use loaded::{LoadedAdapter, LoadedPair};
 pub use merge::{MergeOptions, Merger, PlannedMerge};
 pub use peft::{inspect_peft, read_peft, write_peft};
-pub use target::{target_name, target_role};
+pub use target::{fused_role, target_name, target_role};
 
 use gguf::{TensorName, TensorRole};
 use std::collections::BTreeMap;

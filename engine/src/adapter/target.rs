@@ -8,15 +8,16 @@ const TARGETS: &[(&str, &[&str], TensorRole)] = &[
     ("q", &["attn_q", "q_proj"], TensorRole::AttnQ),
     ("k", &["attn_k", "k_proj"], TensorRole::AttnK),
     ("v", &["attn_v", "v_proj"], TensorRole::AttnV),
+    ("qkv", &["attn_qkv", "qkv_proj"], TensorRole::AttnQkv),
     ("o", &["attn_o", "attn_output", "o_proj"], TensorRole::AttnOutput),
     ("gate", &["ffn_gate", "gate_proj"], TensorRole::FfnGate),
-    ("up", &["ffn_up", "up_proj"], TensorRole::FfnUp),
+    ("up", &["ffn_up", "up_proj", "gate_up_proj"], TensorRole::FfnUp),
     ("down", &["ffn_down", "down_proj"], TensorRole::FfnDown),
     ("output", &["lm_head"], TensorRole::Output),
     ("token_embd", &["embed_tokens"], TensorRole::TokenEmbd),
 ];
 
-/// The role that a target word stands for: `q k v o gate up down output token_embd`, or QVAC Fabric's and PEFT's words for
+/// The role that a target word stands for: `q k v qkv o gate up down output token_embd`, or QVAC Fabric's and PEFT's words for
 /// the same (`attn_q`, `q_proj`).
 ///
 /// # Errors
@@ -29,6 +30,17 @@ pub fn target_role(word: &str) -> Result<TensorRole, AdapterError> {
 /// The word for a role that takes adapters.
 pub fn target_name(role: TensorRole) -> Option<&'static str> {
     TARGETS.iter().find(|row| row.2 == role).map(|row| row.0)
+}
+
+/// The role of the matrix that has this one in it, where a model has Q, K and V in one or gate and up in one, and not this
+/// one alone; otherwise the role itself.
+pub fn fused_role(role: TensorRole, has: impl Fn(TensorRole) -> bool) -> TensorRole {
+    let whole = match role {
+        TensorRole::AttnQ | TensorRole::AttnK | TensorRole::AttnV => TensorRole::AttnQkv,
+        TensorRole::FfnGate => TensorRole::FfnUp,
+        _ => return role,
+    };
+    if !has(role) && has(whole) { whole } else { role }
 }
 
 /// Every word, for messages.

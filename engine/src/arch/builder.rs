@@ -304,6 +304,18 @@ impl<'m> Builder<'m> {
         Ok(y)
     }
 
+    /// Parts of these sizes of each row of `x`, `[sum of sizes, n_tokens]`: views, not copies.
+    pub fn split<const N: usize>(&mut self, x: TensorId, sizes: [usize; N]) -> Result<[TensorId; N], OpError> {
+        let whole = *self.graph.desc(x);
+        let (mut parts, mut from) = ([x; N], 0);
+        for (part, size) in parts.iter_mut().zip(sizes) {
+            let desc = TensorDesc { ne: [size, whole.ne[1], 1, 1], ..whole };
+            *part = self.graph.view(x, desc, from * whole.nb[0])?;
+            from += size;
+        }
+        Ok(parts)
+    }
+
     /// `a + b`.
     pub fn add(&mut self, a: TensorId, b: TensorId) -> Result<TensorId, OpError> {
         Ok(self.graph.add(a, b)?)
@@ -317,7 +329,7 @@ impl<'m> Builder<'m> {
     /// Norms of each head of q and k where the model has them, RoPE on both, then attention: over the cache, with K and V put
     /// into it, or of the batch's tokens over each other; in local layers, over what the window shows.
     ///
-    /// q `[n_embd_head_k * n_head, n_tokens]`, k and v `[n_embd_gqa, n_tokens]`; result `[n_embd_head_v * n_head, n_tokens]`.
+    /// q `[n_embd_head_k * n_head, n_tokens]`, k and v `[n_embd_gqa, n_tokens]`, with or without gaps between rows; result `[n_embd_head_v * n_head, n_tokens]`.
     pub fn attention(&mut self, il: u32, q: TensorId, k: TensorId, v: TensorId) -> Result<TensorId, OpError> {
         let (hp, n, inputs) = (self.parts.hp, self.n_tokens, self.inputs);
         let q = self.heads(TensorRole::AttnQNorm, il, q, hp.n_head)?;

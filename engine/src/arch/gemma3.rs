@@ -36,6 +36,10 @@ impl Architecture for Gemma3 {
         Some(6)
     }
 
+    fn local_rope_freq_base(&self) -> Option<f32> {
+        Some(10000.0)
+    }
+
     fn tensors(&self, hp: &HParams) -> Vec<TensorSpec> {
         let mut specs = Specs::new(hp);
         specs.optional(Output.weight(0), &[hp.n_embd, hp.n_vocab]);

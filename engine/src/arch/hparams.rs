@@ -26,6 +26,10 @@ pub struct HParams {
     pub rope_freq_base: f32,
     /// Multiplies positions.
     pub rope_freq_scale: f32,
+    /// Multiplies cos and sin.
+    pub rope_attn_factor: f32,
+    /// In contexts that are longer, the frequencies are divided by the factors for long ones.
+    pub n_ctx_orig: usize,
     /// The feed-forward activation.
     pub activation: GluKind,
     /// Multiplies the embeddings.
@@ -41,8 +45,8 @@ pub struct SlidingWindow {
     pub n_swa: usize,
     /// Of each layer, whether it is local.
     pub layers: Vec<bool>,
-    /// The base of their RoPE, whose positions are not scaled.
-    pub rope_freq_base: f32,
+    /// The base of their RoPE, whose positions are not scaled; `None`: they have that of the other layers.
+    pub rope_freq_base: Option<f32>,
 }
 
 impl HParams {
@@ -92,9 +96,10 @@ impl HParams {
             }
         }
         let scale = keys.f32(key::ATTENTION_SCALE, 0.0)?;
+        let n_ctx_train = keys.size(key::CONTEXT_LENGTH, None, 1 << 30)?;
         let mut hp = HParams {
             n_vocab,
-            n_ctx_train: keys.size(key::CONTEXT_LENGTH, None, 1 << 30)?,
+            n_ctx_train,
             n_embd,
             n_layer,
             n_ff: keys.size(key::FEED_FORWARD_LENGTH, None, 1 << 24)?,
@@ -108,9 +113,11 @@ impl HParams {
             rope_mode: arch.rope_mode(),
             rope_freq_base: keys.f32(key::ROPE_FREQ_BASE, 10000.0)?,
             rope_freq_scale: keys.rope_freq_scale()?,
+            rope_attn_factor: keys.f32(key::ROPE_SCALING_ATTN_FACTOR, 1.0)?,
+            n_ctx_orig: keys.size(key::ROPE_SCALING_ORIGINAL_CONTEXT_LENGTH, Some(n_ctx_train), 1 << 30)?,
             activation: arch.activation(),
             embd_scale: arch.embd_scale(n_embd),
-            sliding_window: keys.sliding_window(arch.sliding_window_pattern(), n_layer)?,
+            sliding_window: keys.sliding_window(arch, n_layer)?,
         };
         if scale <= 0.0 {
             hp.attn_scale = arch.attn_scale(&hp);
@@ -196,10 +203,10 @@ impl Keys<'_> {
 
     fn rope_freq_scale(&self) -> Result<f32, Error> {
         let kind = self.m.str(&self.key(key::ROPE_SCALING_TYPE))?.unwrap_or("linear");
-        if !matches!(kind, "linear" | "none") {
+        if !matches!(kind, "linear" | "longrope" | "none") {
             return Err(self.bad(
                 key::ROPE_SCALING_TYPE,
-                "'linear' or 'none'",
+                "'linear', 'longrope' or 'none'",
                 format!("'{kind}', which is not supported"),
             ));
         }
@@ -208,10 +215,9 @@ impl Keys<'_> {
         Ok(if kind == "none" || factor == 0.0 { 1.0 } else { 1.0 / factor })
     }
 
-    /// `pattern`: the architecture's own; `None` where it has no local layers, whatever the file says.
-    fn sliding_window(&self, pattern: Option<u32>, n_layer: usize) -> Result<Option<SlidingWindow>, Error> {
+    fn sliding_window(&self, arch: &dyn Architecture, n_layer: usize) -> Result<Option<SlidingWindow>, Error> {
         const KEY: &str = key::ATTENTION_SLIDING_WINDOW_PATTERN;
-        let Some(pattern) = pattern else { return Ok(None) };
+        let Some(pattern) = arch.sliding_window_pattern() else { return Ok(None) };
         let n_swa = self.size_or_zero(key::ATTENTION_SLIDING_WINDOW)? as usize;
         if n_swa == 0 {
             return Ok(None);
@@ -228,7 +234,11 @@ impl Keys<'_> {
         if layers.len() != n_layer {
             return Err(self.bad(KEY, format!("a number, or one for each of {n_layer} layers"), layers.len()));
         }
-        Ok(Some(SlidingWindow { n_swa, layers, rope_freq_base: self.f32(key::ROPE_FREQ_BASE_SWA, 10000.0)? }))
+        let rope_freq_base = match arch.local_rope_freq_base() {
+            Some(base) => Some(self.f32(key::ROPE_FREQ_BASE_SWA, base)?),
+            None => None,
+        };
+        Ok(Some(SlidingWindow { n_swa, layers, rope_freq_base }))
     }
 
     fn activation(&self, default: GluKind) -> Result<GluKind, Error> {

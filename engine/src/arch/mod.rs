@@ -5,6 +5,7 @@ mod builder;
 mod gemma3;
 mod hparams;
 mod llama;
+mod phi3;
 mod qwen2;
 mod qwen3;
 
@@ -17,7 +18,7 @@ use gguf::{TensorName, TensorRole};
 
 /// Every architecture that the engine runs.
 pub const ARCHITECTURES: &[&dyn Architecture] =
-    &[&bitnet::Bitnet, &bitnet::BitnetB158, &llama::Llama, &qwen2::Qwen2, &qwen3::Qwen3, &gemma3::Gemma3];
+    &[&bitnet::Bitnet, &bitnet::BitnetB158, &llama::Llama, &qwen2::Qwen2, &qwen3::Qwen3, &gemma3::Gemma3, &phi3::Phi3];
 
 /// The row of the table with this `general.architecture`.
 pub fn find(name: &str) -> Option<&'static dyn Architecture> {
@@ -47,9 +48,14 @@ pub trait Architecture: Sync {
         1.0 / (hp.n_embd_head_k as f32).sqrt()
     }
 
-    /// Of how many layers the last sees all tokens and the others are local, where the file does not say; `None`: a sliding
-    /// window in the file has no meaning.
+    /// Of how many layers the last sees all tokens and the others are local, where the file does not say; 0: all are local;
+    /// `None`: a sliding window in the file has no meaning.
     fn sliding_window_pattern(&self) -> Option<u32> {
+        None
+    }
+
+    /// The base of the local layers' RoPE where the file does not say; `None`: they have the RoPE of the others.
+    fn local_rope_freq_base(&self) -> Option<f32> {
         None
     }
 

@@ -52,12 +52,8 @@ impl KvCache {
         }
         let hp = model.hparams();
         let turn = |angles| Turn { mode: hp.rope_mode, angles, n_embd_head: hp.n_embd_head_k };
-        let (mut angles, mut local_angles) = (Vec::new(), Vec::new());
-        model.rope_row(discard, &mut angles);
-        if hp.sliding_window.is_some() {
-            model.local_rope_row(discard, &mut local_angles);
-        }
-        let (turn, local_turn) = (turn(angles), turn(local_angles));
+        let (rope, local_rope) = (model.rope(self.n_ctx), model.local_rope(self.n_ctx));
+        let (turn, local_turn) = (turn(rope.turn(discard)), turn(local_rope.turn(discard)));
         let first = seq * self.n_ctx;
         let rows = first + from..first + len;
         let moved = self.layers.par_iter().enumerate().try_for_each(|(il, [k, v])| {

@@ -142,7 +142,7 @@ impl Gradients<'_> {
             let params = self.params(|name| name.role == TensorRole::Output);
             let d = self.backward(loss, ones, Some(x), params)?;
             dx = match (dx, d) {
-                (Some(dx), Some(d)) => Some(self.b.graph().concat(dx, d)?),
+                (Some(dx), Some(d)) => Some(self.b.graph().concat(dx, d, 1)?),
                 (dx, d) => dx.or(d),
             };
         }

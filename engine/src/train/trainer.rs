@@ -107,6 +107,8 @@ pub struct Trainer {
     /// A and B of each tensor of the adapter, in its order.
     params: Vec<Param>,
     options: TrainOptions,
+    /// Positions of a window at most.
+    n_ctx: usize,
     /// Tokens of a run at most: of training, of validation.
     run_tokens: [usize; 2],
     schedule: LrSchedule,
@@ -156,6 +158,7 @@ impl Trainer {
             loaded: vec![Arc::new(loaded)],
             params,
             options,
+            n_ctx: longest,
             run_tokens: [run_tokens, val_tokens],
             schedule,
             progress: Progress::default(),
@@ -374,7 +377,7 @@ impl Trainer {
         self.make_ready(Shape { n_tokens, gradients, recompute, dropout })?;
         let Some(ready) = self.ready.front_mut() else { return Ok(0.0) };
         let host = &mut self.host;
-        host.fill(windows, weight, n_tokens, &self.model);
+        host.fill(windows, weight, n_tokens, &self.model, self.n_ctx);
         let (program, inputs) = (&mut ready.program, &ready.inputs);
         program.write(inputs.tokens, cast_slice(&host.tokens))?;
         program.write(inputs.labels, cast_slice(&host.labels))?;
@@ -465,7 +468,7 @@ fn read<'v>(program: &mut dyn Program, id: TensorId, len: usize, values: &'v mut
 }
 
 impl Host {
-    fn fill(&mut self, windows: &[Window], weight: f32, n_tokens: usize, model: &Model) {
+    fn fill(&mut self, windows: &[Window], weight: f32, n_tokens: usize, model: &Model, n_ctx: usize) {
         let Host { tokens, labels, weights, span, rope, local_span, local_rope, values: _ } = self;
         for list in [&mut *tokens, labels, span, local_span] {
             list.clear();
@@ -474,6 +477,7 @@ impl Host {
         rope.clear();
         local_rope.clear();
         let window = model.hparams().sliding_window.as_ref();
+        let (angles, local_angles) = (model.rope(n_ctx), model.local_rope(n_ctx));
         // Token ids and lengths are far below 2^31.
         for w in windows {
             let base = tokens.len() as i32;
@@ -482,11 +486,11 @@ impl Host {
                 labels.push(w.labels[i] as i32);
                 weights.push(w.weights[i] * weight);
                 span.extend([0, base + w.first[i] as i32, base + i as i32 + 1]);
-                model.rope_row(w.positions[i] as usize, rope);
+                angles.push(w.positions[i] as usize, rope);
                 if let Some(window) = window {
                     let first = (w.first[i] as usize).max((i + 1).saturating_sub(window.n_swa));
                     local_span.extend([0, base + first as i32, base + i as i32 + 1]);
-                    model.local_rope_row(w.positions[i] as usize, local_rope);
+                    local_angles.push(w.positions[i] as usize, local_rope);
                 }
             }
         }
@@ -496,10 +500,10 @@ impl Host {
             labels.push(0);
             weights.push(0.0);
             span.extend([0, 0, 0]);
-            model.rope_row(0, rope);
+            angles.push(0, rope);
             if window.is_some() {
                 local_span.extend([0, 0, 0]);
-                model.local_rope_row(0, local_rope);
+                local_angles.push(0, local_rope);
             }
         }
     }

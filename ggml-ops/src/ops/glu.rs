@@ -87,7 +87,7 @@ impl OpDef for Glu {
             let tolerance = Tolerance::relative(if kind == GluKind::Geglu { 8e-6 } else { 1e-6 });
             for ne in [&[1usize][..], &[70, 3], &[256, 2, 2]] {
                 let gate = Operand::f32(ne).range(-12.0, 12.0).padded();
-                cases.push(Case::new(Glu { kind }, [gate, Operand::f32(ne)], tolerance));
+                cases.push(Case::new(Glu { kind }, [gate, Operand::f32(ne).padded()], tolerance));
             }
             let edges = Operand::floats(&[7], &[0.0, -0.0, 1e-40, -1e-40, 88.0, -86.5, -1e30]);
             cases.push(Case::new(Glu { kind }, [edges, Operand::f32(&[7])], tolerance).differentiable(&[1]));

@@ -37,7 +37,7 @@ impl OpDef for GluBack {
             let gate = Operand::f32(&[70, 3]).range(-12.0, 12.0);
             let edges = Operand::floats(&[7], &[0.0, -0.0, 1e-40, -1e-40, 88.0, -86.5, -1e30]);
             for (gate, ne) in [(gate, &[70, 3][..]), (edges, &[7])] {
-                let src = [gate, Operand::f32(ne), Operand::f32(ne)];
+                let src = [gate.padded(), Operand::f32(ne).padded(), Operand::f32(ne)];
                 cases.push(Case::new(GluBack { kind }, src, Tolerance::relative(2e-6)));
             }
         }

@@ -7,7 +7,7 @@ use super::model::ModelArgs;
 use super::value::switch;
 use crate::Error;
 use clap::{ArgAction, Args, Parser, ValueEnum};
-use fabric_engine::adapter::target_role;
+use fabric_engine::adapter::{fused_role, target_role};
 use fabric_engine::train::TrainOptions;
 use fabric_engine::train::dataset::DatasetOptions;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
@@ -106,7 +106,7 @@ pub struct AdapterArgs {
     #[arg(long, value_name = "X", default_value_t = 16.0, value_parser = positive)]
     pub lora_alpha: f64,
     /// Matrices to adapt, with commas: attn_q attn_k attn_v attn_o ffn_gate ffn_up ffn_down output token_embd, or all (the
-    /// linear ones)
+    /// linear ones); where a model has several of them in one, that one
     #[arg(long, value_name = "LIST", default_value = "attn_q,attn_k,attn_v,attn_o")]
     pub lora_modules: String,
     /// Seed of the adapter, of the data's order and of dropout; 0: a random one
@@ -255,7 +255,7 @@ const LINEAR: [TensorRole; 7] = [
 ];
 
 impl AdapterArgs {
-    /// The roles of `--lora-modules`, each once. `all` are the linear matrices that the model has: the output matrix, if it
+    /// The roles of `--lora-modules`, each once; where the model has some in one matrix, that. `all` are the linear matrices that the model has: the output matrix, if it
     /// has one of its own.
     ///
     /// # Errors
@@ -264,8 +264,13 @@ impl AdapterArgs {
         let mut roles = Vec::new();
         for word in self.lora_modules.split(',').map(str::trim).filter(|w| !w.is_empty()) {
             match word {
-                "all" => roles.extend(LINEAR.into_iter().chain([TensorRole::Output]).filter(|&r| has(r))),
-                word => roles.push(target_role(word).map_err(|e| Error::Usage(format!("--lora-modules: {e}")))?),
+                "all" => roles.extend(
+                    LINEAR.into_iter().map(|r| fused_role(r, &has)).chain([TensorRole::Output]).filter(|&r| has(r)),
+                ),
+                word => {
+                    let role = target_role(word).map_err(|e| Error::Usage(format!("--lora-modules: {e}")))?;
+                    roles.push(fused_role(role, &has));
+                }
             }
         }
         roles.sort();
@@ -281,6 +286,7 @@ impl AdapterArgs {
         let bit = |role: &TensorRole| match LINEAR.iter().position(|r| r == role) {
             Some(i) => 1 << i,
             None if *role == TensorRole::Output => 1 << LINEAR.len(),
+            None if *role == TensorRole::AttnQkv => 0b111,
             None => 0,
         };
         roles.iter().map(bit).fold(0, |a, b| a | b)

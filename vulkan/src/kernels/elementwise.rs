@@ -123,15 +123,15 @@ pub(crate) fn cont(c: &Compiler) -> Result<Vec<Phase>, OpError> {
     compile(c, Kernel::new(Shader::Cont, Work::Elements))
 }
 
-/// Columns of the operands, copied one after the other.
-pub(crate) fn concat(c: &Compiler) -> Result<Vec<Phase>, OpError> {
+/// The operands, copied one beside the other along dimension `dim`.
+pub(crate) fn concat(c: &Compiler, dim: usize) -> Result<Vec<Phase>, OpError> {
     let mut all: Vec<Step> = Vec::new();
-    let mut columns = 0;
+    let mut at = 0;
     for x in &c.src {
         let mut part = c.dst.clone();
-        part.desc.ne[1] = x.desc.ne[1];
-        part.offset += columns * c.dst.nb(1);
-        columns += x.ne(1);
+        part.desc.ne[dim] = x.desc.ne[dim];
+        part.offset += at * c.dst.nb(dim);
+        at += x.ne(dim);
         let follows = vec![follows(&part, Work::Elements), follows(x, Work::Elements)];
         let phases = steps(c, Kernel::new(Shader::Cont, Work::Elements), &[&part, x], follows, |_, _| ())?;
         all.extend(phases.into_iter().flat_map(|p| p.steps));

@@ -85,7 +85,7 @@ impl Config {
 }
 
 /// The text for an adapter.
-pub(super) fn write(adapter: &Adapter) -> String {
+pub(super) fn write(adapter: &Adapter, gate_in_up: bool) -> String {
     let ranks = || adapter.pairs.values().map(|p| p.rank);
     let r = ranks().max_by_key(|r| ranks().filter(|other| other == r).count()).unwrap_or(1);
     let number = |v: f32| if v.fract() == 0.0 && v.abs() < 1e9 { json!(v as i64) } else { json!(v) };
@@ -93,13 +93,13 @@ pub(super) fn write(adapter: &Adapter) -> String {
     let alpha = |rank: usize| if adapter.alpha == 0.0 { json!(rank) } else { number(adapter.alpha) };
     let (mut ranks, mut alphas) = (Map::new(), Map::new());
     for (name, pair) in adapter.pairs.iter().filter(|(_, p)| p.rank != r) {
-        let module = names::module(name).unwrap_or_default();
+        let module = names::module(name, gate_in_up).unwrap_or_default();
         ranks.insert(module.clone(), json!(pair.rank));
         if adapter.alpha == 0.0 {
             alphas.insert(module, alpha(pair.rank));
         }
     }
-    let targets: BTreeSet<_> = adapter.pairs.keys().filter_map(names::target).collect();
+    let targets: BTreeSet<_> = adapter.pairs.keys().filter_map(|name| names::target(name, gate_in_up)).collect();
     let base = adapter.base.as_ref().and_then(|b| b.name.as_deref());
     let config = json!({
         "alpha_pattern": alphas,

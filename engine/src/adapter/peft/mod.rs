@@ -71,6 +71,7 @@ fn read_folder(folder: &Path) -> Result<Adapter, AdapterError> {
             return Err(bad(&path, format!("tensors '{first}' and '{key}' are the same matrix")));
         }
     }
+    let gate_in_up = file.iter().any(|(key, _)| names::has_gate_in_up(key));
     let alpha = config.gguf_alpha(&config_path)?;
     let mut pairs = BTreeMap::new();
     for (name, [a, b]) in halves {
@@ -79,7 +80,8 @@ fn read_folder(folder: &Path) -> Result<Adapter, AdapterError> {
             return Err(bad(&path, format!("tensor '{present}' is nothing without the other one of its pair")));
         };
         let mut pair = pair(&path, &name, (key_a, a), (key_b, b))?;
-        let factor = config.factor(&config_path, &names::module(&name).unwrap_or_default(), pair.rank, alpha)?;
+        let factor =
+            config.factor(&config_path, &names::module(&name, gate_in_up).unwrap_or_default(), pair.rank, alpha)?;
         if (factor - 1.0).abs() > 1e-6 {
             pair.b.iter_mut().for_each(|v| *v = (f64::from(*v) * factor) as f32);
         }
@@ -98,10 +100,11 @@ pub fn write_peft(adapter: &Adapter, model: &Model, folder: impl AsRef<Path>) ->
     if folder.is_file() {
         return Err(bad(folder, "is a file; PEFT's adapters are folders"));
     }
+    let gate_in_up = has_gate_in_up(model);
     let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
     for (name, pair) in &adapter.pairs {
         let missing = || bad(&path, format!("tensor '{name}': Hugging Face has no module for it"));
-        let [key_a, key_b] = names::keys(name).ok_or_else(missing)?;
+        let [key_a, key_b] = names::keys(name, gate_in_up).ok_or_else(missing)?;
         let heads = permuted_heads(name, model.hparams());
         let b = heads.map_or_else(|| pair.b.clone(), |n_head| permute(&pair.b, pair.rank, n_head, false));
         let a = if is_lookup(name) { transpose(&pair.a, pair.rank) } else { pair.a.clone() };
@@ -116,7 +119,7 @@ pub fn write_peft(adapter: &Adapter, model: &Model, folder: impl AsRef<Path>) ->
     let data = safetensors::serialize(views, Some(about)).map_err(|e| bad(&path, e))?;
     fs::create_dir_all(folder).map_err(io("create", folder))?;
     write_file(&path, &data)?;
-    write_file(&folder.join(CONFIG), config::write(adapter).as_bytes())
+    write_file(&folder.join(CONFIG), config::write(adapter, gate_in_up).as_bytes())
 }
 
 fn bad(path: &Path, what: impl ToString) -> AdapterError {
@@ -194,13 +197,17 @@ fn transpose(x: &[f32], n: usize) -> Vec<f32> {
     (0..n).flat_map(|column| x.iter().skip(column).step_by(n).copied()).collect()
 }
 
+fn has_gate_in_up(model: &Model) -> bool {
+    !model.weights().contains_key(&TensorRole::FfnGate.weight(0))
+}
+
 /// The shapes that the model's own tensor calls for.
 fn check(path: &Path, name: &TensorName, pair: &LoraPair, model: &Model) -> Result<(), AdapterError> {
     let missing = || AdapterError::NoBaseTensor { tensor: name.to_string() };
     let ne = model.weights().get(name).ok_or_else(missing)?.desc.ne;
     let [n_in, n_out] = if is_lookup(name) { [ne[1], ne[0]] } else { [ne[0], ne[1]] };
     if [pair.n_in, pair.n_out] != [n_in, n_out] {
-        let module = names::module(name).unwrap_or_default();
+        let module = names::module(name, has_gate_in_up(model)).unwrap_or_default();
         let what = format!("the adapter of module '{module}' is for {} inputs and {} outputs", pair.n_in, pair.n_out);
         return Err(bad(path, format!("{what}, the model's tensor '{name}' has {n_in} and {n_out}")));
     }
