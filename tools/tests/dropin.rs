@@ -24,7 +24,7 @@ themselves use (`tools/tests/dropin.rs`), so it does not drift.
 - own: llama.cpp has no such flag.
 
 Standard output has results only, and standard error has messages. Exit status: 0, 1 for what fails, 2 for a wrong command line (llama.cpp: 1), 130
-for Ctrl-C. llama-perplexity ends with 0 where the text is too short; here that is 1.
+for Ctrl-C. Underscores in flags with two dashes are hyphens (`--n_predict`). llama-perplexity ends with 0 where the text is too short; here that is 1.
 
 ";
 

@@ -80,7 +80,9 @@ pub fn normalize(
             }
             continue;
         };
-        match index.get(flag) {
+        // llama.cpp takes underscores in flags with two dashes for hyphens.
+        let hyphens = || index.get(&flag.replace('_', "-")).filter(|_| flag.starts_with("--"));
+        match index.get(flag).or_else(hyphens) {
             Some(&Target::Known(arg, implied)) => {
                 let value = attached.map(OsString::from).or_else(|| implied.map(OsString::from));
                 let value = value.or_else(|| value_of(arg, &mut argv));
@@ -218,6 +220,11 @@ mod tests {
             args(&["-no-cnv", "--no-escape", "-e"]),
             ["--conversation=false", "--escape=false", "--escape=true"]
         );
+        assert_eq!(
+            args(&["--n_predict", "5", "--top_k=1", "-p", "--a_b"]),
+            ["--predict=5", "--top-k=1", "--prompt=--a_b"]
+        );
+        assert_eq!(args(&["--no_such", "5"]), ["--no_such", "5"]);
         assert_eq!(args(&["-p", "--temp", "-p="]), ["--prompt=--temp", "--prompt="]);
         assert_eq!(
             args(&["--help", "-h", "--nonsense", "5", "-5", "-"]),
