@@ -24,6 +24,7 @@ pub mod model;
 pub mod quantize;
 mod rope;
 pub mod sampler;
+mod split_mix;
 pub mod train;
 pub mod vocab;
 

@@ -192,7 +192,7 @@ fn a_sliding_window_ends_where_it_should() {
         a.chunks_exact(n).zip(b.chunks_exact(n)).rposition(|(a, b)| a != b)
     };
     let all_local = ("attention.sliding_window_pattern", Value::U32(0));
-    assert_eq!(reach(&[all_local.clone()]), Some(8));
+    assert_eq!(reach(std::slice::from_ref(&all_local)), Some(8));
     assert_eq!(reach(&[all_local, ("attention.sliding_window", Value::U32(3))]), Some(4));
     assert_eq!(reach(&[("attention.sliding_window_pattern", Value::Array(Array::Bool(vec![true, true])))]), Some(8));
     // The second layer sees everything.

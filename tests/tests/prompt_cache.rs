@@ -38,7 +38,7 @@ fn run(context: &mut Context, seq: usize, tokens: &[u32]) -> Vec<u32> {
 #[test]
 fn going_on_from_a_file_is_never_having_stopped() {
     let (dir, text) = (tempfile::tempdir().unwrap(), tokens(30));
-    for arch in 0..ARCHITECTURES.len() {
+    for (arch, row) in ARCHITECTURES.iter().enumerate() {
         for ty in [GgmlType::F16, GgmlType::Q8_0] {
             let model = model(arch, 7, &[]);
             let path = dir.path().join(format!("{arch}.{ty}"));
@@ -54,7 +54,7 @@ fn going_on_from_a_file_is_never_having_stopped() {
                 file.load(&mut second, 0, n).unwrap();
                 assert_eq!((second.cache().len(0), second.cache().len(1)), (n, 0));
                 let got = run(&mut second, 0, &text[n..]);
-                assert!(got.ends_with(&want), "{} {ty}, {n} tokens", ARCHITECTURES[arch].name());
+                assert!(got.ends_with(&want), "{} {ty}, {n} tokens", row.name());
             }
         }
     }

@@ -4,6 +4,7 @@ use super::gguf_file::check_alpha;
 use super::target::target_name;
 use super::{Adapter, AdapterError, LoraPair, is_lookup};
 use crate::Model;
+use crate::split_mix;
 use gguf::{TensorName, TensorRole};
 use std::collections::BTreeMap;
 
@@ -77,11 +78,7 @@ impl Normal {
     }
 
     fn bits(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        split_mix::next(&mut self.state)
     }
 
     /// From above 0 to 1.

@@ -8,6 +8,7 @@ use super::lr_schedule::LrSchedule;
 use super::optimizer::{AdamWOptions, Param, adamw, global_norm};
 use crate::Model;
 use crate::adapter::{Adapter, LoadedAdapter};
+use crate::split_mix::split_mix_64;
 use bytemuck::{cast_slice, cast_slice_mut};
 use ggml_ops::TensorId;
 use ggml_ops::backend::Program;
@@ -395,7 +396,7 @@ impl Trainer {
         }
         if let Some(seed) = inputs.seed {
             let seeds = [self.options.seed, self.progress.iteration, first as u64];
-            let mixed = seeds.iter().fold(0, |h, &x| split_mix(h ^ x));
+            let mixed = seeds.iter().fold(0, |h, &x| split_mix_64(h ^ x));
             program.write(seed, cast_slice(&[mixed as u32, (mixed >> 32) as u32]))?;
         }
         program.run()?;
@@ -513,14 +514,6 @@ impl Host {
 fn padded(n: usize) -> usize {
     let step = (n.next_power_of_two() / 4).max(32);
     n.next_multiple_of(step)
-}
-
-/// SplitMix64 ([Steele, Lea and Flood 2014](https://doi.org/10.1145/2714064.2660195)): a number from a number.
-fn split_mix(x: u64) -> u64 {
-    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// Of each tensor of an adapter A, then B.

@@ -1,5 +1,7 @@
 //! The order of training rows: a pure function of seed and epoch, so that a run can be resumed anywhere.
 
+use crate::split_mix;
+
 /// The order in which an epoch takes `n` rows: as they are, or shuffled. The same arguments always give the same order,
 /// with every version of this program.
 ///
@@ -15,14 +17,6 @@ pub fn epoch_order(n: u32, shuffle: bool, seed: u64, epoch: u64) -> Vec<u32> {
     order
 }
 
-/// One step of SplitMix64, <https://prng.di.unimi.it/splitmix64.c>.
-fn split_mix_64(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (*state ^ (*state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
-}
-
 /// <https://prng.di.unimi.it/xoshiro256plusplus.c>
 struct Xoshiro256PlusPlus([u64; 4]);
 
@@ -30,8 +24,8 @@ impl Xoshiro256PlusPlus {
     fn new(seed: u64, epoch: u64) -> Self {
         // The seed is mixed before the epoch is added: neighbouring seeds must not share epochs.
         let mut seed = seed;
-        let mut state = split_mix_64(&mut seed).wrapping_add(epoch);
-        Self(std::array::from_fn(|_| split_mix_64(&mut state)))
+        let mut state = split_mix::next(&mut seed).wrapping_add(epoch);
+        Self(std::array::from_fn(|_| split_mix::next(&mut state)))
     }
 
     fn next(&mut self) -> u64 {
@@ -66,7 +60,7 @@ mod tests {
     #[test]
     fn generators_give_the_published_numbers() {
         let mut state = 1_234_567;
-        let got: Vec<u64> = (0..3).map(|_| split_mix_64(&mut state)).collect();
+        let got: Vec<u64> = (0..3).map(|_| split_mix::next(&mut state)).collect();
         assert_eq!(got, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423]);
         let mut rng = Xoshiro256PlusPlus([1, 2, 3, 4]);
         let got: Vec<u64> = (0..5).map(|_| rng.next()).collect();
