@@ -102,6 +102,14 @@ impl Backend for CpuBackend {
         Ok(Arc::new(CpuBuffer::Owned(Memory::new(bytes)?, self.pool.clone())))
     }
 
+    fn owns(&self, buffer: &dyn Buffer) -> bool {
+        buffer.as_any().is::<CpuBuffer>()
+    }
+
+    fn of_layer(&self, _il: Option<u32>) -> &dyn Backend {
+        self
+    }
+
     fn supports(&self, graph: &Graph) -> Result<(), OpError> {
         dispatch::supports(graph)
     }

@@ -1,10 +1,7 @@
 //! Where graphs run. The only file that names a backend.
 
+use ggml_ops::OpError;
 use ggml_ops::backend::Backend;
-use ggml_ops::ops::MulMat;
-use ggml_ops::{Graph, OpError, TensorDesc, quants};
-use gguf::{GgmlType, Gguf};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub use fabric_cpu::default_threads;
@@ -59,23 +56,4 @@ pub fn devices() -> Result<Vec<DeviceInfo>, OpError> {
 #[cfg(feature = "vulkan")]
 pub fn vulkan(options: VulkanOptions) -> Result<Arc<VulkanBackend>, OpError> {
     Ok(Arc::new(VulkanBackend::new(options)?))
-}
-
-/// Whether the device multiplies with matrices of all types in a file, as far as they can be computed with at all.
-///
-/// # Errors
-/// The type that it has no kernel for.
-pub fn supports_types(device: &dyn Backend, gguf: &Gguf) -> Result<(), OpError> {
-    let matrices = gguf.tensors().iter().filter(|t| t.n_dims > 1 && quants::supported(t.ty));
-    let names: BTreeSet<&str> = matrices.map(|t| t.ty.name()).collect();
-    for ty in names.into_iter().filter_map(GgmlType::from_name) {
-        let mut graph = Graph::new();
-        // All block sizes divide 256.
-        let w = graph.weight("matrix", TensorDesc::new(ty, &[256, 1])?);
-        let x = graph.input_f32("x", &[256, 1])?;
-        let y = graph.op(MulMat { uniform_scale: None }, &[w, x])?;
-        graph.output(y);
-        device.supports(&graph)?;
-    }
-    Ok(())
 }

@@ -21,6 +21,7 @@ mod error;
 mod i2_s;
 pub mod kv_cache;
 pub mod model;
+pub mod placement;
 pub mod quantize;
 mod rope;
 pub mod sampler;

@@ -50,14 +50,7 @@ impl Model {
             m
         });
         let m = metadata.as_ref().unwrap_or(gguf.metadata());
-        if let Some(kind) = m.str(key::GENERAL_TYPE)?.filter(|&t| t != "model") {
-            return Err(Error::NotAModel(kind.into()));
-        }
-        let name = m.require_str(key::GENERAL_ARCHITECTURE)?;
-        let arch = arch::find(name).ok_or_else(|| Error::UnknownArchitecture {
-            name: name.into(),
-            known: arch::ARCHITECTURES.iter().map(|a| a.name()).collect::<Vec<_>>().join(", "),
-        })?;
+        let arch = Model::architecture(m)?;
         let vocab = match m.str(key::TOKENIZER_MODEL)? {
             None | Some("none" | "no_vocab") => None,
             Some(_) => Some(Vocab::from_metadata(m)?),
@@ -79,6 +72,18 @@ impl Model {
         let local_base = hp.sliding_window.as_ref().and_then(|w| w.rope_freq_base);
         let local_rope = local_base.map(|base| RopeAngles::local(&hp, base));
         Ok(Model { metadata, arch, hp, weights, rope, local_rope, vocab, device, notices, gguf })
+    }
+
+    /// The architecture that the metadata names.
+    pub(crate) fn architecture(m: &Metadata) -> Result<&'static dyn Architecture, Error> {
+        if let Some(kind) = m.str(key::GENERAL_TYPE)?.filter(|&t| t != "model") {
+            return Err(Error::NotAModel(kind.into()));
+        }
+        let name = m.require_str(key::GENERAL_ARCHITECTURE)?;
+        arch::find(name).ok_or_else(|| Error::UnknownArchitecture {
+            name: name.into(),
+            known: arch::ARCHITECTURES.iter().map(|a| a.name()).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// What users should know about how the file was read, a line each.
@@ -188,7 +193,7 @@ fn bind(
             if info.ty == GgmlType::I2_S {
                 let (blocks, scale) = i2_s::to_tq2_0(info, gguf.data(info))?;
                 let desc = TensorDesc::new(GgmlType::TQ2_0, &spec.ne).map_err(ggml_ops::OpError::from)?;
-                let buffer = device.load(&desc, Arc::new(blocks))?;
+                let buffer = device.of_layer(spec.name.il).load(&desc, Arc::new(blocks))?;
                 return Ok((spec.name, Weight { desc, uniform_scale: Some(scale), buffer }));
             }
             if !quants::supported(info.ty) {
@@ -201,7 +206,7 @@ fn bind(
                 .aligned(4)
                 .map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
             let uniform_scale = quants::uniform_ternary_scale(info.ty, &bytes);
-            let buffer = device.load(&desc, Arc::new(bytes))?;
+            let buffer = device.of_layer(spec.name.il).load(&desc, Arc::new(bytes))?;
             Ok((spec.name, Weight { desc, uniform_scale, buffer }))
         })
         .collect()

@@ -38,6 +38,11 @@ pub trait Backend: Send + Sync {
     fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError>;
     /// Allocates memory that lasts, filled with zeros.
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError>;
+    /// Whether this device made the buffer.
+    fn owns(&self, buffer: &dyn Buffer) -> bool;
+    /// The device for the weights and states of a layer (`None`: of what belongs to no layer): itself, unless this is
+    /// [several devices](crate::sched::Sched).
+    fn of_layer(&self, il: Option<u32>) -> &dyn Backend;
     /// Whether every operation of the graph has a kernel here; the error names the first that has none.
     fn supports(&self, graph: &Graph) -> Result<(), OpError>;
     /// Prepares a graph for many runs: kernels chosen, memory allocated.

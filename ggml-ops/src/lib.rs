@@ -22,6 +22,7 @@ pub mod numerics;
 pub mod ops;
 pub mod plan;
 pub mod quants;
+pub mod sched;
 mod tensor;
 
 pub use error::{OpError, ShapeError};

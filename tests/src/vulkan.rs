@@ -21,6 +21,14 @@ pub fn open(options: VulkanOptions) -> Option<VulkanBackend> {
     }
 }
 
+/// A device with these options, as the engine has it.
+///
+/// # Panics
+/// As [`open`].
+pub fn device(options: VulkanOptions) -> Option<fabric_engine::Device> {
+    Some(std::sync::Arc::new(open(options)?))
+}
+
 /// A device whose bindings cover this many bytes at most.
 ///
 /// # Panics

@@ -13,8 +13,8 @@ const INTRO: &str = "\
 # What runs where
 
 Operations, the types of their operands in order, and the backends that have a kernel for them. A test makes this file from what the
-backends answer (`tests/tests/support.rs`), so it does not drift. I32 operands (indices, spans) are left out. A model with a
-type that its device has no kernel for runs on the CPU.
+backends answer (`tests/tests/support.rs`), so it does not drift. I32 operands (indices, spans) are left out. Layers of
+a model with something that a GPU has no kernel for stay on the CPU.
 
 | operation | operands | CPU | Vulkan |
 |---|---|---|---|

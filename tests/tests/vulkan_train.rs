@@ -3,6 +3,7 @@
 use fabric_cpu::simd::SimdLevel;
 use fabric_engine::adapter::{Adapter, fused_role};
 use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::placement::Placement;
 use fabric_engine::train::dataset::Window;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
 use fabric_engine::train::optimizer::AdamWOptions;
@@ -82,5 +83,22 @@ fn every_architecture_trains_with_the_cpus_bits() {
             let want = train(&load(open(), 2, SimdLevel::detect()), &windows, 2);
             assert!(train(&on_gpu(open(), limit), &windows, 2) == want, "{} {ty}", arch.name());
         }
+    }
+}
+
+/// Layers on the GPU, the others and the loss on the CPU: gradients travel both ways.
+#[test]
+fn a_divided_model_trains_with_the_cpus_bits() {
+    let Some(gpu) = vulkan::device(device::VulkanOptions::default()) else { return };
+    let open = || Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    let cpu = load(open(), 2, SimdLevel::detect());
+    let windows = [window(19, cpu.hparams().n_vocab as u32, 5)];
+    let want = train(&cpu, &windows, 3);
+    for layers in [vec![false, false, false, false, true, true], vec![true, false, true, true, false, false]] {
+        let placement = Placement { layers, rest: false, notices: Vec::new() };
+        let device = placement.device(gpu.clone(), cpu.device().clone());
+        let divided = Arc::new(Model::load(open(), device, ModelOptions::default()).unwrap());
+        assert_eq!(divided.device().name(), "split");
+        assert!(train(&divided, &windows, 3) == want, "{placement:?}");
     }
 }

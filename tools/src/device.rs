@@ -5,13 +5,12 @@
 use crate::Error;
 use crate::args::device::{DeviceArgs, DeviceName, GpuArgs, GpuLayers};
 use crate::log::Log;
-use fabric_engine::device::{self, DeviceChoice, DeviceKind, SimdLevel, VulkanBackend, VulkanOptions};
+use fabric_engine::device::{self, DeviceChoice, DeviceKind, SimdLevel, VulkanBackend};
+use fabric_engine::placement::{self, Placement};
 use fabric_engine::{Device, DeviceOptions};
-use gguf::{Gguf, key};
+use gguf::{Gguf, Value};
 use std::io::Write;
 use std::sync::Arc;
-
-const MIB: u64 = 1 << 20;
 
 /// The device of a model.
 pub struct Chosen {
@@ -35,32 +34,34 @@ impl Chosen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Wanted {
     Cpu,
-    /// The CPU, and why.
-    CpuBecause(String),
     /// A real GPU, by its number or the most capable; the CPU if there is none.
     AnyGpu(Option<usize>),
     /// The device that `-dev` names.
     Named(String, DeviceChoice),
 }
 
-/// The device for this file.
+/// What decides how much of a model fits.
+pub struct File<'a> {
+    /// The model.
+    pub gguf: &'a Gguf,
+    /// Metadata to use instead of the file's.
+    pub overrides: &'a [(String, Value)],
+    /// Positions of the context, 0: as the model was trained; `None`: nothing is cached.
+    pub n_ctx: Option<usize>,
+}
+
+/// The device for this file: the GPU takes the layers that it has kernels and memory for.
 ///
 /// # Errors
 /// Where a device that is named cannot be used, unless `--fallback` is given.
-pub fn choose(args: &DeviceArgs, gguf: &Gguf, log: &Log) -> Result<Chosen, Error> {
-    let options = |choice| VulkanOptions {
-        device: choice,
-        max_binding: args.gpu.vk_max_binding.map(|mib| mib * MIB),
-        profile: args.gpu.profile,
-        ..VulkanOptions::default()
-    };
+pub fn choose(args: &DeviceArgs, file: &File, log: &Log) -> Result<Chosen, Error> {
+    let options = |choice| args.gpu.limits.options(choice, args.gpu.profile);
     let on_cpu = |why: &str| {
         log.warning(format_args!("{why}: the model runs on the CPU"));
         Chosen::cpu(args.options())
     };
-    let (opened, named) = match wanted(&args.gpu, n_layer(gguf))? {
+    let (opened, named) = match wanted(&args.gpu)? {
         Wanted::Cpu => return Chosen::cpu(args.options()),
-        Wanted::CpuBecause(why) => return on_cpu(&why),
         Wanted::AnyGpu(index) => (device::vulkan(options(index.map(DeviceChoice::Index))), None),
         Wanted::Named(text, choice) => (device::vulkan(options(Some(choice))), Some(text)),
     };
@@ -79,36 +80,28 @@ pub fn choose(args: &DeviceArgs, gguf: &Gguf, log: &Log) -> Result<Chosen, Error
         }
         (Err(e), _) => return on_cpu(&e.to_string()),
     };
-    let info = gpu.info();
-    if let Err(e) = device::supports_types(&*gpu, gguf) {
-        return on_cpu(&format!("{} does not run this model ({e})", info.name));
+    if let Err(why) = &gpu.info().exact {
+        log.warning(format_args!("{} is not exact, results may differ from the CPU's: {why}", gpu.info().name));
     }
-    let bytes = gguf.tensors().iter().map(|t| t.n_bytes).fold(0, u64::saturating_add);
-    if let Some(why) = too_large(bytes, info.memory) {
-        return on_cpu(&why);
+    let layers = match args.gpu.gpu_layers {
+        Some(GpuLayers::Count(n)) => Some(n),
+        Some(GpuLayers::All) | None => None,
+    };
+    let asked = placement::Wanted { layers, n_ctx: file.n_ctx, memory: gpu.memory() };
+    // What is wrong with the file, loading it tells.
+    let Ok(placement) = Placement::plan(file.gguf, file.overrides, gpu.as_ref(), asked) else {
+        return Ok(Chosen { device: gpu.clone(), gpu: Some(gpu) });
+    };
+    placement.notices.iter().for_each(|n| log.warning(n));
+    let cpu = Chosen::cpu(args.options())?;
+    match placement.on_gpu() {
+        0 => Ok(cpu),
+        _ => Ok(Chosen { device: placement.device(gpu.clone(), cpu.device), gpu: Some(gpu) }),
     }
-    if let Err(why) = &info.exact {
-        log.warning(format_args!("{} is not exact, results may differ from the CPU's: {why}", info.name));
-    }
-    Ok(Chosen { device: gpu.clone(), gpu: Some(gpu) })
 }
 
-/// Why a model of so many bytes does not fit, if it does not: states and results need room beside it.
-fn too_large(model: u64, memory: u64) -> Option<String> {
-    let room = memory / 16;
-    (model > memory - room)
-        .then(|| format!("the model has {} MiB, more than the GPU's memory of {} MiB holds", model / MIB, memory / MIB))
-}
-
-/// Layers of the file's model.
-fn n_layer(gguf: &Gguf) -> u64 {
-    let metadata = gguf.metadata();
-    let arch = metadata.str(key::GENERAL_ARCHITECTURE).ok().flatten().unwrap_or_default();
-    metadata.u32(&key::of_arch(arch, key::BLOCK_COUNT)).ok().flatten().map_or(0, u64::from)
-}
-
-fn wanted(args: &GpuArgs, n_layer: u64) -> Result<Wanted, Error> {
-    let GpuArgs { device, gpu_layers, main_gpu, vk_max_binding: _, profile: _, fallback: _ } = args;
+fn wanted(args: &GpuArgs) -> Result<Wanted, Error> {
+    let GpuArgs { device, gpu_layers, main_gpu, limits: _, profile: _, fallback: _ } = args;
     let named = device.as_ref().filter(|list| !list.devices.is_empty());
     let name = match named {
         Some(list) => {
@@ -120,13 +113,8 @@ fn wanted(args: &GpuArgs, n_layer: u64) -> Result<Wanted, Error> {
         }
         None => None,
     };
-    let partial = |n| n > 0 && n <= n_layer;
     Ok(match (gpu_layers, name) {
         (_, Some((_, DeviceName::Cpu))) | (Some(GpuLayers::Count(0)), _) | (None, None) => Wanted::Cpu,
-        (Some(GpuLayers::Count(n)), _) if partial(*n) => Wanted::CpuBecause(format!(
-            "-ngl {n} of {} is not supported, a model runs whole on the CPU or whole on the GPU",
-            n_layer.saturating_add(1)
-        )),
         (_, Some((text, DeviceName::Vulkan(choice)))) => Wanted::Named(text, choice),
         (Some(_), None) => Wanted::AnyGpu(*main_gpu),
     })
@@ -174,7 +162,7 @@ mod tests {
 
     fn of(device: Option<&str>, gpu_layers: Option<GpuLayers>, main_gpu: Option<usize>) -> Result<Wanted, Error> {
         let device = device.map(|text| devices(text).unwrap());
-        wanted(&GpuArgs { device, gpu_layers, main_gpu, ..GpuArgs::default() }, 6)
+        wanted(&GpuArgs { device, gpu_layers, main_gpu, ..GpuArgs::default() })
     }
 
     #[test]
@@ -186,6 +174,7 @@ mod tests {
             (None, None, Some(1), Wanted::Cpu),
             (None, count(0), None, Wanted::Cpu),
             (None, count(7), None, Wanted::AnyGpu(None)),
+            (Some("Vulkan0"), count(1), None, vulkan(0)),
             (None, Some(GpuLayers::All), Some(1), Wanted::AnyGpu(Some(1))),
             (Some("auto"), None, None, Wanted::Cpu),
             (Some("auto"), count(99), None, Wanted::AnyGpu(None)),
@@ -197,19 +186,6 @@ mod tests {
         ] {
             assert_eq!(of(device, layers, main_gpu).unwrap(), expected, "{device:?} {layers:?} {main_gpu:?}");
         }
-        for device in [None, Some("Vulkan0")] {
-            for n in [1, 6] {
-                assert!(matches!(of(device, count(n), None), Ok(Wanted::CpuBecause(_))), "{device:?} {n}");
-            }
-        }
         assert!(matches!(of(Some("Vulkan0"), None, Some(1)), Err(Error::Usage(_))));
-    }
-
-    #[test]
-    fn what_does_not_fit_is_told() {
-        assert_eq!(too_large(15 * MIB, 16 * MIB), None);
-        let why = too_large(15 * MIB + 1, 16 * MIB).unwrap();
-        assert_eq!(why, "the model has 15 MiB, more than the GPU's memory of 16 MiB holds");
-        assert!(too_large(1, 0).is_some());
     }
 }

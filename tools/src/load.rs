@@ -21,11 +21,11 @@ pub struct Loaded {
     pub gpu: Option<Arc<VulkanBackend>>,
 }
 
-/// Loads the model.
+/// Loads the model. `n_ctx`: positions that will be cached, 0: as many as the model was trained with; `None`: nothing will be.
 ///
 /// # Errors
 /// What is wrong with the file, or with the device that is asked for.
-pub fn load(args: &ModelArgs, flags: &DeviceArgs, log: &Log) -> Result<Loaded, Error> {
+pub fn load(args: &ModelArgs, flags: &DeviceArgs, n_ctx: Option<usize>, log: &Log) -> Result<Loaded, Error> {
     if args.rope_scaling == Some(RopeScaling::Yarn) {
         let message = "--rope-scaling yarn is not supported: positions are scaled linearly or not at all";
         return Err(Error::Unsupported(message));
@@ -48,7 +48,8 @@ pub fn load(args: &ModelArgs, flags: &DeviceArgs, log: &Log) -> Result<Loaded, E
             None => source.into(),
         })
     };
-    let Chosen { device, mut gpu } = device::choose(flags, &gguf, log)?;
+    let file = device::File { gguf: &gguf, overrides: &overrides, n_ctx };
+    let Chosen { device, mut gpu } = device::choose(flags, &file, log)?;
     let model = match load(gguf, device) {
         Err(e) if gpu.is_some() && flags.gpu.fallback && e.is_of_device() => {
             log.warning(format_args!("{e}: the model runs on the CPU"));

@@ -29,7 +29,7 @@ for Ctrl-C. Underscores in flags with two dashes are hyphens (`--n_predict`). ll
 ";
 
 /// Flags that llama.cpp's tool of the same kind does not have.
-const OWN: &[&str] = &["simd", "logits-file", "floor", "vk-max-binding", "profile", "fallback"];
+const OWN: &[&str] = &["simd", "logits-file", "floor", "vk-max-binding", "vk-max-memory", "vk-timeout", "profile", "fallback"];
 
 /// Here, there, flags here, and those of llama.cpp that are absent here.
 fn tools() -> Vec<(&'static str, &'static str, Command, &'static [Absent])> {

@@ -98,9 +98,7 @@ fn what_there_is_not() {
         assert!(line(&named, "error: ").starts_with(&format!("error: -dev {device}: vulkan: no Vulkan ")));
     }
     let expected = complete(&[], false).stdout;
-    for args in
-        [&["-ngl", "99"][..], &["-dev", "Vulkan0", "--fallback"], &["-ngl", "3"], &["-dev", "Vulkan0", "-ngl", "6"]]
-    {
+    for args in [&["-ngl", "99"][..], &["-dev", "Vulkan0", "--fallback"], &["-ngl", "3"]] {
         let ran = complete(args, false);
         assert_eq!((ran.status, ran.stdout), (Some(0), expected.clone()), "{args:?}");
         let line = ran.stderr.lines().find(|l| l.starts_with("warning: ")).unwrap();
@@ -128,6 +126,29 @@ fn what_there_is_not() {
     let named = complete(&["-dev", "Vulkan99"], true);
     assert_eq!(named.status, Some(1));
     assert!(line(&named, "error: ").starts_with("error: -dev Vulkan99: vulkan: no Vulkan device 99; there are: "));
+}
+
+/// Some layers on the GPU: those asked for, or those that fit.
+#[test]
+fn layers_are_divided() {
+    if is_missing() {
+        return;
+    }
+    let expected = complete(&[], true).stdout;
+    let ran = complete(&["-dev", "Vulkan0", "-ngl", "2"], true);
+    assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{}", ran.stderr);
+    assert!(ran.stderr.contains("device: split (layers 4-5 on vulkan (Vulkan0: "), "{}", ran.stderr);
+    assert!(ran.stderr.contains("), the rest on cpu (") && !ran.stderr.contains("warning: "), "{}", ran.stderr);
+    let small = |mib| complete(&["-dev", "Vulkan0", "-ngl", "all", "-c", "64", "--vk-max-memory", mib], true);
+    for mib in ["2", "1"] {
+        let ran = small(mib);
+        assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{}", ran.stderr);
+        let lines: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
+        let end = "layers go there, the rest stays on the CPU";
+        assert!(lines.len() == 1 && lines[0].ends_with(end), "{}", ran.stderr);
+        assert!(ran.stderr.contains("device: split ("), "{}", ran.stderr);
+    }
+    assert!(small("64").stderr.contains("device: vulkan ("));
 }
 
 /// A type without a kernel: the model runs on the CPU, and a line names the type.

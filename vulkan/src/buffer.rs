@@ -54,6 +54,11 @@ impl VulkanBuffer {
         Ok(buffer)
     }
 
+    /// Whether it lies on this device.
+    pub(crate) fn is_on(&self, gpu: &Arc<Gpu>) -> bool {
+        Arc::ptr_eq(&self.gpu, gpu)
+    }
+
     /// Moves bytes between host and device, piece by piece.
     fn transfer(&self, offset: usize, mut transfer: Transfer) -> Result<(), VulkanError> {
         let (mut at, end) = (offset as u64, (offset + transfer.len()) as u64);

@@ -5,7 +5,7 @@ use crate::error::{VulkanError, reason};
 use crate::pipelines::{Pipelines, user_cache_folder};
 use crate::spirv::FloatControls;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
@@ -164,6 +164,9 @@ pub(crate) struct Gpu {
     pub pipelines: Pipelines,
     pub limits: Limits,
     pub timeout: Duration,
+    pub max_memory: Option<u64>,
+    /// Submissions that are left until the device is lost, if it will be.
+    pub fail_after: Option<AtomicU64>,
     /// Held from a submission to its end.
     pub busy: Mutex<()>,
     /// A submission never ended: what it uses must not be freed.
@@ -239,6 +242,8 @@ impl Gpu {
             pipelines: Pipelines::new(device.clone(), controls, folder.as_deref()),
             limits,
             timeout: options.timeout,
+            max_memory: options.max_memory,
+            fail_after: options.fail_after.map(AtomicU64::new),
             busy: Mutex::new(()),
             hung: AtomicBool::new(false),
             physical: physical.clone(),
@@ -250,6 +255,16 @@ impl Gpu {
     /// Fails where the device is not used any more.
     pub(crate) fn check(&self) -> Result<(), VulkanError> {
         if self.hung.load(Relaxed) { Err(VulkanError::Lost) } else { Ok(()) }
+    }
+
+    /// Counts a submission, and fails where it is the one that the device is lost at.
+    pub(crate) fn count_submission(&self) -> Result<(), VulkanError> {
+        let Some(left) = &self.fail_after else { return Ok(()) };
+        if left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+            return Ok(());
+        }
+        self.hung.store(true, Relaxed);
+        Err(VulkanError::Lost)
     }
 
     /// New memory, with undefined contents; at least one word. `what` is for the message where there is not enough.

@@ -49,8 +49,12 @@ pub struct VulkanOptions {
     pub integer_dot: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
+    /// Bytes of the device's memory to plan with; `None`: all that it has.
+    pub max_memory: Option<u64>,
     /// How long one run may take.
     pub timeout: Duration,
+    /// For tests: how many submissions succeed (those that load a model too) before the device is lost.
+    pub fail_after: Option<u64>,
     /// Where to keep compiled pipelines; `None`: in the user's cache folder.
     pub cache_folder: Option<PathBuf>,
 }
@@ -63,6 +67,8 @@ impl Default for VulkanOptions {
             max_binding: None,
             integer_dot: None,
             profile: false,
+            max_memory: None,
+            fail_after: None,
             timeout,
             cache_folder: None,
         }
@@ -122,6 +128,11 @@ impl VulkanBackend {
         self.gpu.limits.max_binding
     }
 
+    /// Bytes of its memory that models may be planned into.
+    pub fn memory(&self) -> u64 {
+        self.gpu.max_memory.unwrap_or(u64::MAX).min(device::describe(self.gpu.index, &self.gpu.physical).memory)
+    }
+
     /// Compares the device's arithmetic with the host's on `n` pairs of values drawn from `seed`.
     ///
     /// # Errors
@@ -160,6 +171,14 @@ impl Backend for VulkanBackend {
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError> {
         Ok(Arc::new(VulkanBuffer::zeroed(&self.gpu, bytes)?))
+    }
+
+    fn owns(&self, buffer: &dyn Buffer) -> bool {
+        buffer.as_any().downcast_ref::<VulkanBuffer>().is_some_and(|b| b.is_on(&self.gpu))
+    }
+
+    fn of_layer(&self, _il: Option<u32>) -> &dyn Backend {
+        self
     }
 
     fn supports(&self, graph: &Graph) -> Result<(), OpError> {

@@ -194,6 +194,7 @@ impl Recorded {
         let gpu = &self.gpu;
         let _busy = gpu.busy.lock().unwrap_or_else(PoisonError::into_inner);
         gpu.check()?;
+        gpu.count_submission()?;
         let (fence, buffers) = (&self.parts.fence, [self.parts.commands.handle()]);
         let submit = ash::vk::SubmitInfo::default().command_buffers(&buffers);
         gpu.queue

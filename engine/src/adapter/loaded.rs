@@ -34,7 +34,7 @@ impl LoadedPair {
     fn new(name: &TensorName, pair: &LoraPair, device: &Device) -> Result<LoadedPair, Error> {
         let load = |ne: &[usize], values: &[f32]| -> Result<_, OpError> {
             let desc = TensorDesc::new(GgmlType::F32, ne)?;
-            let buffer = device.alloc(size_of_val(values))?;
+            let buffer = device.of_layer(name.il).alloc(size_of_val(values))?;
             buffer.write(0, bytemuck::cast_slice(values))?;
             Ok((desc, buffer))
         };

@@ -156,6 +156,23 @@ impl<'m> Builder<'m> {
         Ok(Built { graph: b.graph, bindings: b.bindings, inputs: b.inputs, logits, lora: b.lora })
     }
 
+    /// The graph of a layer by itself (`None`: of embedding and output), to ask a device whether it has the kernels.
+    pub(crate) fn alone(arch: &dyn Architecture, parts: Parts<'m>, il: Option<u32>) -> Result<Graph, OpError> {
+        const N: usize = 2;
+        let mut b = Builder::new(parts, N)?;
+        match il {
+            Some(il) => {
+                let x = b.graph.input_f32("x", &[parts.hp.n_embd, N])?;
+                arch.layer(&mut b, il, x)?;
+            }
+            None => {
+                let x = b.embed()?;
+                b.logits(x)?;
+            }
+        }
+        Ok(b.graph)
+    }
+
     /// A graph without a cache, to begin with: its tokens see each other only.
     pub(crate) fn new(parts: Parts<'m>, n_tokens: usize) -> Result<Builder<'m>, OpError> {
         let mut graph = Graph::new();

@@ -75,14 +75,15 @@ impl KvCache {
         };
         let rows = n_ctx.checked_mul(n_seq_max).filter(|&r| i32::try_from(r).is_ok()).ok_or_else(too_large)?;
         let window = if swa_full { None } else { Window::new(hp, n_ctx, n_seq_max, n_ubatch) };
-        let tensor = |ty: GgmlType, width: usize, rows: usize| {
+        let tensor = |device: &dyn Backend, ty: GgmlType, width: usize, rows: usize| {
             let desc = TensorDesc::new(ty, &[width, rows]).map_err(|_| too_large())?;
             Ok::<_, OpError>(CacheTensor { desc, buffer: device.alloc(desc.extent())? })
         };
         let layer = |il: usize| {
             let window = window.as_ref().filter(|_| hp.is_local(il as u32));
             let rows = window.map_or(rows, |w| w.n_rows * n_seq_max);
-            Ok([tensor(types[0], hp.n_embd_k_gqa(), rows)?, tensor(types[1], hp.n_embd_v_gqa(), rows)?])
+            let device = device.of_layer(Some(il as u32));
+            Ok([tensor(device, types[0], hp.n_embd_k_gqa(), rows)?, tensor(device, types[1], hp.n_embd_v_gqa(), rows)?])
         };
         let layers = (0..hp.n_layer).map(layer).collect::<Result<_, OpError>>()?;
         Ok(KvCache { layers, lengths: vec![0; n_seq_max], n_ctx, types, window })

@@ -1,7 +1,7 @@
 //! The command line of `fabric-bench`, which is llama-bench's.
 
 use super::absent::{Absent, Policy, Takes};
-use super::device::{DeviceList, GpuLayers, devices, gpu_layers};
+use super::device::{DeviceList, GpuLayers, VkArgs, devices, gpu_layers};
 use super::model::LoadMode;
 use super::value::cache_type;
 use clap::{Parser, ValueEnum};
@@ -101,9 +101,9 @@ pub struct BenchArgs {
     /// Which GPU, a number from --list-devices
     #[arg(long, visible_alias = "mg", value_name = "N", help_heading = "Tests")]
     pub main_gpu: Option<usize>,
-    /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20), help_heading = "Tests")]
-    pub vk_max_binding: Option<u64>,
+    /// Limits of the GPU.
+    #[command(flatten)]
+    pub limits: VkArgs,
     /// How files are read (list): auto, none, mmap, mlock, mmap+mlock or dio
     #[arg(long, visible_alias = "lm", value_name = "MODE", default_value = "auto", value_parser = load_modes, help_heading = "Tests")]
     pub load_mode: Vec<List<LoadMode>>,

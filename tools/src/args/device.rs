@@ -2,7 +2,8 @@
 
 use clap::Args;
 use fabric_engine::DeviceOptions;
-use fabric_engine::device::{DeviceChoice, SimdLevel};
+use fabric_engine::device::{DeviceChoice, SimdLevel, VulkanOptions};
+use std::time::Duration;
 
 /// Flags that choose the device. None of them changes the output.
 #[derive(Args, Clone, Debug)]
@@ -30,22 +31,56 @@ pub struct GpuArgs {
     /// Device to run on: none or cpu, Vulkan0, Vulkan1, or a part of its name; left out: the CPU, unless -ngl is given
     #[arg(long, visible_alias = "dev", value_name = "NAME", env = "LLAMA_ARG_DEVICE", value_parser = devices)]
     pub device: Option<DeviceList>,
-    /// Layers on the GPU: 0 for none; more than the model has, all, or auto for the whole model
+    /// Layers on the GPU, the last ones first: 0 for none; more than the model has, all, or auto for the whole model
     #[arg(long, visible_alias = "ngl", alias = "n-gpu-layers", value_name = "N", env = "LLAMA_ARG_N_GPU_LAYERS",
           value_parser = gpu_layers)]
     pub gpu_layers: Option<GpuLayers>,
     /// Which GPU: a number from --list-devices, or a place in the list of -dev
     #[arg(long, visible_alias = "mg", value_name = "N", env = "LLAMA_ARG_MAIN_GPU")]
     pub main_gpu: Option<usize>,
-    /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
-    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    pub vk_max_binding: Option<u64>,
+    /// Its limits.
+    #[command(flatten)]
+    pub limits: VkArgs,
     /// Tell the GPU's time in each operation at the end (on standard error)
     #[arg(long)]
     pub profile: bool,
-    /// Run on the CPU where the GPU cannot be opened or cannot load the model
+    /// Run on the CPU where the GPU cannot be opened or cannot load the model, and go on there where it fails later
     #[arg(long)]
     pub fallback: bool,
+}
+
+/// Limits of a GPU.
+#[derive(Args, Clone, Debug, Default)]
+pub struct VkArgs {
+    /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    pub vk_max_binding: Option<u64>,
+    /// MiB of the GPU's memory to plan with: layers that do not fit stay on the CPU; left out: all that it has
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    pub vk_max_memory: Option<u64>,
+    /// Seconds that the GPU may take for one submission (a batch of tokens) before it is given up [default: 120]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub vk_timeout: Option<u64>,
+    /// For tests: the GPU is lost after so many submissions
+    #[arg(long, value_name = "N", hide = true)]
+    pub vk_fail_after: Option<u64>,
+}
+
+impl VkArgs {
+    /// For the engine.
+    pub fn options(&self, device: Option<DeviceChoice>, profile: bool) -> VulkanOptions {
+        let &VkArgs { vk_max_binding, vk_max_memory, vk_timeout, vk_fail_after } = self;
+        let default = VulkanOptions::default();
+        VulkanOptions {
+            device,
+            max_binding: vk_max_binding.map(|mib| mib << 20),
+            max_memory: vk_max_memory.map(|mib| mib << 20),
+            timeout: vk_timeout.map_or(default.timeout, Duration::from_secs),
+            fail_after: vk_fail_after,
+            profile,
+            ..default
+        }
+    }
 }
 
 /// A device of `-dev`.

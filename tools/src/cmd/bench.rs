@@ -68,7 +68,7 @@ fn bench(args: &BenchArgs, log: &Log) -> Result<(), Error> {
         Printer::new(args.output, Box::new(std::io::stdout()), columns.clone()),
         Printer::new(args.output_err, Box::new(std::io::stderr()), columns),
     ];
-    let mut bench = Bench { args, log, out, n_tests: plan.n_tests(), test: 0 };
+    let mut bench = Bench { args, log, out, n_tests: plan.n_tests(), test: 0, n_ctx: plan.n_ctx() };
     let result = bench.all(&plan);
     // Whatever has been measured before an error is a whole document.
     let closed = bench.out.iter_mut().try_for_each(Printer::footer);
@@ -140,11 +140,16 @@ impl Plan {
             device: device.clone(),
             gpu_layers: *gpu_layers,
             main_gpu: args.main_gpu,
-            vk_max_binding: args.vk_max_binding,
+            limits: args.limits.clone(),
             profile: args.profile,
             fallback: args.fallback,
         };
         self.devices.iter().flat_map(|device| self.gpu_layers.iter().map(move |layers| one(device, layers))).collect()
+    }
+
+    fn n_ctx(&self) -> usize {
+        let longest = self.texts.iter().map(|&(prompt, gen_)| prompt.saturating_add(gen_)).max();
+        longest.unwrap_or(0).saturating_add(self.depths.iter().copied().max().unwrap_or(0)).max(1)
     }
 
     fn n_tests(&self) -> usize {
@@ -199,6 +204,8 @@ struct Bench<'a> {
     out: [Printer; 2],
     n_tests: usize,
     test: usize,
+    /// The largest context of all tests.
+    n_ctx: usize,
 }
 
 impl Bench<'_> {
@@ -267,7 +274,7 @@ impl Bench<'_> {
         };
         let n_threads = i32::try_from(threads).unwrap_or(i32::MAX);
         let device_args = DeviceArgs { threads: n_threads, simd, gpu: gpu.clone(), list_devices: false };
-        let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, self.log)?;
+        let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, Some(self.n_ctx), self.log)?;
         let model_type = model_name::model_type(&model);
         self.out.iter_mut().try_for_each(|out| out.header(&model_type))?;
         let limits = if self.args.floor {

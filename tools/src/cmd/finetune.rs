@@ -64,7 +64,7 @@ impl<'a> Finetune<'a> {
             device::list()?;
             return Ok(None);
         }
-        let Loaded { model, gpu } = load(&args.model, &args.device, log)?;
+        let Loaded { model, gpu } = load(&args.model, &args.device, None, log)?;
         let data = load_data(args, &model, log)?;
         let (mut adapter, roles) = make_adapter(args, &model, log)?;
         adapter.base = Some(BaseModel::of(model.gguf()));

@@ -107,7 +107,7 @@ impl Main<'_> {
         let mut perf = Perf::since(Instant::now());
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
-        let Loaded { model, gpu } = load::load(&args.model, &args.device, log)?;
+        let Loaded { model, gpu } = load::load(&args.model, &args.device, Some(args.context.ctx_size as usize), log)?;
         let adapters = adapters::load(&args.adapter, &model, log)?;
         let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;

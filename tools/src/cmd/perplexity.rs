@@ -69,7 +69,7 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
         return Err(Error::Usage("--ppl-stride and --kl-divergence-base exclude each other".into()));
     }
     interrupt::listen();
-    let Loaded { model, gpu } = load::load(model, flags, log)?;
+    let Loaded { model, gpu } = load::load(model, flags, Some(measure.ctx_size as usize), log)?;
     let adapters = adapters::load(adapter, &model, log)?;
     let subject = Subject { model, adapters };
     let vocab = subject.model.vocab().ok_or(Error::NoVocab)?;
