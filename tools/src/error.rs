@@ -223,6 +223,9 @@ impl Error {
 
     /// Whether a GPU failed, rather than what it was to run.
     pub fn is_of_device(&self) -> bool {
+        if let Error::Train(e) = self {
+            return e.is_of_device();
+        }
         let (Error::Engine(source)
         | Error::Model { source, .. }
         | Error::Context { source, .. }

@@ -18,6 +18,7 @@ pub mod cmd;
 pub mod device;
 pub mod error;
 pub mod escape;
+pub mod fallback;
 pub mod generate;
 pub mod interactive;
 pub mod interrupt;

@@ -6,8 +6,8 @@ use crate::args::model::{ModelArgs, RopeScaling};
 use crate::device::{self, Chosen};
 use crate::log::{Level, Log};
 use fabric_engine::device::VulkanBackend;
-use fabric_engine::{Model, ModelOptions};
-use gguf::Gguf;
+use fabric_engine::{Device, Model, ModelOptions};
+use gguf::{Gguf, Value};
 use std::sync::Arc;
 
 /// The model that is used where none is named.
@@ -42,12 +42,7 @@ pub fn load(args: &ModelArgs, flags: &DeviceArgs, n_ctx: Option<usize>, log: &Lo
     for (key, value) in &overrides {
         log.info(format_args!("override: {key} = {value}"));
     }
-    let load = |gguf: Gguf, device| {
-        Model::load(gguf, device, ModelOptions { overrides: overrides.clone() }).map_err(|source| match &args.model {
-            Some(path) => Error::Model { path: path.clone(), source },
-            None => source.into(),
-        })
-    };
+    let load = |gguf: Gguf, device| bind(args, gguf, device, overrides.clone());
     let file = device::File { gguf: &gguf, overrides: &overrides, n_ctx };
     let Chosen { device, mut gpu } = device::choose(flags, &file, log)?;
     let model = match load(gguf, device) {
@@ -75,13 +70,35 @@ pub fn load(args: &ModelArgs, flags: &DeviceArgs, n_ctx: Option<usize>, log: &Lo
     Ok(Loaded { model: Arc::new(model), gpu })
 }
 
+/// Loads the model once more, for the CPU; everything there is to tell was told the first time.
+///
+/// # Errors
+/// What is wrong with the file by now.
+pub fn on_cpu(args: &ModelArgs, flags: &DeviceArgs) -> Result<Arc<Model>, Error> {
+    let (mmap, _) = args.mmap_mlock();
+    let gguf = read(args, mmap)?;
+    let (overrides, _) = args.overrides(gguf.metadata());
+    Ok(Arc::new(bind(args, gguf, Chosen::cpu(flags.options())?.device, overrides)?))
+}
+
+fn bind(args: &ModelArgs, gguf: Gguf, device: Device, overrides: Vec<(String, Value)>) -> Result<Model, Error> {
+    Model::load(gguf, device, ModelOptions { overrides }).map_err(|source| match &args.model {
+        Some(path) => Error::Model { path: path.clone(), source },
+        None => source.into(),
+    })
+}
+
+fn read(args: &ModelArgs, mmap: bool) -> Result<Gguf, gguf::Error> {
+    match &args.model {
+        Some(path) if mmap => Gguf::open(path),
+        Some(path) => Gguf::read(path),
+        None => Gguf::from_bytes(BUILT_IN),
+    }
+}
+
 fn open(args: &ModelArgs, log: &Log) -> Result<Gguf, Error> {
     let (mmap, mlock) = args.mmap_mlock();
-    let gguf = match &args.model {
-        Some(path) if mmap => Gguf::open(path)?,
-        Some(path) => Gguf::read(path)?,
-        None => Gguf::from_bytes(BUILT_IN)?,
-    };
+    let gguf = read(args, mmap)?;
     if mlock && let Err(e) = gguf.lock() {
         log.warning(format_args!("cannot keep the model in memory: {e}"));
     }

@@ -47,6 +47,11 @@ impl Log {
         Ok(Log { threshold, colors: log_colors.applies(std::io::stderr().is_terminal()), file })
     }
 
+    /// A log that tells what ends the program, and nothing that was told before.
+    pub fn only_errors(&self) -> Log {
+        Log { threshold: Level::Error as i32, colors: self.colors, file: None }
+    }
+
     /// Whether messages of this level are told.
     pub fn tells(&self, level: Level) -> bool {
         level as i32 <= self.threshold

@@ -1,19 +1,18 @@
 //! One growing text of tokens, and a context that has run some of them.
 
+use crate::fallback::Resilient;
 use crate::perf::Perf;
 use crate::{Error, interrupt};
-use fabric_engine::adapter::LoadedAdapter;
 use fabric_engine::kv_cache::{CacheFile, CacheFileError};
 use fabric_engine::sampler::SamplerChain;
 use fabric_engine::vocab::Vocab;
-use fabric_engine::{Batch, Context, ContextOptions, Model};
+use fabric_engine::{Batch, Model};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Instant;
 
 /// A text in a context.
 pub struct Session<'m> {
-    ctx: Context,
+    runs: Resilient<'m>,
     vocab: &'m Vocab,
     n_batch: usize,
     /// The text; the first `ctx.cache().len(0)` tokens have been run.
@@ -42,18 +41,11 @@ impl<'m> Session<'m> {
     /// An empty text. `n_batch` tokens are run between two looks at Ctrl-C.
     ///
     /// # Errors
-    /// [`Error::NoVocab`], or where the memory for the context cannot be had.
-    pub fn new(
-        model: &'m Arc<Model>,
-        options: ContextOptions,
-        n_batch: usize,
-        perf: Perf,
-    ) -> Result<Session<'m>, Error> {
+    /// [`Error::NoVocab`].
+    pub fn new(model: &'m Model, runs: Resilient<'m>, n_batch: usize, perf: Perf) -> Result<Session<'m>, Error> {
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
-        let n_ctx = if options.n_ctx == 0 { model.hparams().n_ctx_train } else { options.n_ctx };
-        let ctx = Context::new(model.clone(), options).map_err(|source| Error::context(n_ctx, source))?;
         Ok(Session {
-            ctx,
+            runs,
             vocab,
             n_batch: n_batch.max(1),
             tokens: Vec::new(),
@@ -65,11 +57,6 @@ impl<'m> Session<'m> {
         })
     }
 
-    /// Uses these adapters. Nothing has been run yet.
-    pub fn set_adapters(&mut self, adapters: Vec<Arc<LoadedAdapter>>) {
-        self.ctx.set_adapters(adapters);
-    }
-
     /// The tokenizer.
     pub fn vocab(&self) -> &'m Vocab {
         self.vocab
@@ -77,7 +64,7 @@ impl<'m> Session<'m> {
 
     /// Size of the context.
     pub fn n_ctx(&self) -> usize {
-        self.ctx.n_ctx()
+        self.runs.ctx.n_ctx()
     }
 
     /// The text.
@@ -91,8 +78,10 @@ impl<'m> Session<'m> {
     /// Those of the engine.
     pub fn warm_up(&mut self) -> Result<(), Error> {
         let token = self.vocab.bos().or(self.vocab.eos()).unwrap_or(0);
-        self.ctx.decode(&Batch::of(&[token], 0, 0), |_, _| {})?;
-        self.ctx.cache_mut().clear();
+        if let Err(e) = self.runs.ctx.decode(&Batch::of(&[token], 0, 0), |_, _| {}) {
+            self.recover(e)?;
+        }
+        self.runs.ctx.cache_mut().clear();
         Ok(())
     }
 
@@ -107,7 +96,7 @@ impl<'m> Session<'m> {
     pub fn replace(&mut self, tokens: &[u32]) {
         let common = self.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
         let keep = common.min(tokens.len().saturating_sub(1)).min(self.exact);
-        self.ctx.cache_mut().truncate(0, keep);
+        self.runs.ctx.cache_mut().truncate(0, keep);
         self.exact = usize::MAX;
         self.tokens.clear();
         self.append(tokens);
@@ -134,13 +123,18 @@ impl<'m> Session<'m> {
     pub fn make_room(&mut self, n: usize) -> Result<bool, Error> {
         while self.tokens.len().saturating_add(n) >= self.n_ctx() {
             let Some(keep) = self.keep else { return Ok(false) };
-            let discard = self.ctx.cache().len(0).saturating_sub(keep) / 2;
+            let discard = self.runs.ctx.cache().len(0).saturating_sub(keep) / 2;
             if discard == 0 {
                 return Ok(false);
             }
-            self.ctx.shift(0, keep, discard)?;
+            if let Err(e) = self.runs.ctx.shift(0, keep, discard) {
+                self.recover(e)?;
+            }
             self.tokens.drain(keep..keep + discard);
-            self.exact = self.exact.min(keep);
+            // What moved to the CPU is computed anew, from what is left of the text.
+            if !self.runs.ctx.cache().is_empty() {
+                self.exact = self.exact.min(keep);
+            }
         }
         Ok(true)
     }
@@ -150,7 +144,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// What is wrong with the file, or does not fit the model.
     pub fn open_cache(&self, path: &Path) -> Result<CacheFile, CacheFileError> {
-        CacheFile::open(path, &self.ctx)
+        CacheFile::open(path, &self.runs.ctx)
     }
 
     /// Makes the first `n` tokens of a stored text the text, as if they had been run.
@@ -158,8 +152,8 @@ impl<'m> Session<'m> {
     /// # Errors
     /// Where the device fails.
     pub fn restore(&mut self, stored: &CacheFile, n: usize) -> Result<(), CacheFileError> {
-        stored.load(&mut self.ctx, 0, n)?;
-        let n = self.ctx.cache().len(0);
+        stored.load(&mut self.runs.ctx, 0, n)?;
+        let n = self.runs.ctx.cache().len(0);
         self.tokens = stored.tokens()[..n].to_vec();
         self.exact = usize::MAX;
         Ok(())
@@ -168,12 +162,18 @@ impl<'m> Session<'m> {
     /// Stores the text as far as it has been run: the number of tokens, 0 where there are none; `None` where it was shifted,
     /// so that its K and V are not what running it gives.
     pub fn save_cache(&self, path: &Path) -> Option<Result<usize, CacheFileError>> {
-        let n = self.ctx.cache().len(0).min(self.tokens.len());
+        let n = self.runs.ctx.cache().len(0).min(self.tokens.len());
         if self.exact < n {
             return None;
         }
-        let saved = if n == 0 { Ok(()) } else { self.ctx.save_cache(path, 0, &self.tokens[..n]) };
+        let saved = if n == 0 { Ok(()) } else { self.runs.ctx.save_cache(path, 0, &self.tokens[..n]) };
         Some(saved.map(|()| n))
+    }
+
+    /// Goes on on the CPU where a GPU has failed, if it may: with no past, so that the text is run again.
+    fn recover(&mut self, error: fabric_engine::Error) -> Result<(), Error> {
+        self.exact = usize::MAX;
+        self.runs.recover(error)
     }
 
     /// Runs what has not been run, and keeps the logits of the last token.
@@ -181,7 +181,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// Those of the engine.
     pub fn run(&mut self) -> Result<Progress, Error> {
-        let mut at = self.ctx.cache().len(0);
+        let mut at = self.runs.ctx.cache().len(0);
         let start = Instant::now();
         let (before, n_all) = (at, self.tokens.len());
         let mut progress = Progress::Done;
@@ -194,7 +194,11 @@ impl<'m> Session<'m> {
             let mut batch = Batch::of(&self.tokens[at..end], 0, at);
             batch.tokens.iter_mut().for_each(|t| t.logits &= end == n_all);
             let logits = &mut self.logits;
-            self.ctx.decode(&batch, |_, row| row.clone_into(logits))?;
+            if let Err(e) = self.runs.ctx.decode(&batch, |_, row| row.clone_into(logits)) {
+                self.recover(e)?;
+                at = 0;
+                continue;
+            }
             at = end;
         }
         let perf = &mut self.perf;
@@ -204,7 +208,7 @@ impl<'m> Session<'m> {
             (&mut perf.eval, &mut perf.n_eval)
         };
         *time += start.elapsed();
-        *n += at - before;
+        *n += at.saturating_sub(before);
         self.prompt_waits &= progress == Progress::Interrupted;
         Ok(progress)
     }
@@ -218,8 +222,10 @@ impl<'m> Session<'m> {
         mut on_logits: impl FnMut(&[f32]) -> Result<(), Error>,
     ) -> Result<Progress, Error> {
         let start = Instant::now();
-        let mut at = self.ctx.cache().len(0);
+        let mut at = self.runs.ctx.cache().len(0);
         let before = at;
+        // What has been handed over is not again where the past is computed anew.
+        let mut told = at;
         let mut progress = Progress::Done;
         while at < self.tokens.len() {
             if interrupt::requested() {
@@ -229,17 +235,24 @@ impl<'m> Session<'m> {
             let end = (at + self.n_batch).min(self.tokens.len());
             let batch = Batch::of(&self.tokens[at..end], 0, at).with_all_logits();
             let (logits, mut result) = (&mut self.logits, Ok(()));
-            self.ctx.decode(&batch, |_, row| {
+            let ran = self.runs.ctx.decode(&batch, |i, row| {
                 row.clone_into(logits);
-                if result.is_ok() {
+                if result.is_ok() && at + i == told {
+                    told += 1;
                     result = on_logits(row);
                 }
-            })?;
+            });
             result?;
-            at = end;
+            at = match ran {
+                Ok(()) => end,
+                Err(e) => {
+                    self.recover(e)?;
+                    0
+                }
+            };
         }
         self.perf.prompt_eval += start.elapsed();
-        self.perf.n_prompt_eval += at - before;
+        self.perf.n_prompt_eval += at.saturating_sub(before);
         self.prompt_waits &= progress == Progress::Interrupted;
         Ok(progress)
     }

@@ -29,7 +29,8 @@ for Ctrl-C. Underscores in flags with two dashes are hyphens (`--n_predict`). ll
 ";
 
 /// Flags that llama.cpp's tool of the same kind does not have.
-const OWN: &[&str] = &["simd", "logits-file", "floor", "vk-max-binding", "vk-max-memory", "vk-timeout", "profile", "fallback"];
+const OWN: &[&str] =
+    &["simd", "logits-file", "floor", "vk-max-binding", "vk-max-memory", "vk-timeout", "profile", "fallback"];
 
 /// Here, there, flags here, and those of llama.cpp that are absent here.
 fn tools() -> Vec<(&'static str, &'static str, Command, &'static [Absent])> {
@@ -60,7 +61,7 @@ fn render() -> String {
     for (here, there, mut command, absent) in tools() {
         command.build();
         let _ = write!(out, "\n## Flags of {here} ({there})\n\n| flag | | |\n|---|---|---|\n");
-        for arg in command.get_arguments().filter(|a| !a.is_positional()) {
+        for arg in command.get_arguments().filter(|a| !a.is_positional() && !a.is_hide_set()) {
             let names: Vec<_> = spellings(arg).into_iter().map(|(s, _)| format!("`{s}`")).collect();
             let own = arg.get_long().is_some_and(|long| OWN.contains(&long));
             let help = arg.get_help().map(ToString::to_string).unwrap_or_default();

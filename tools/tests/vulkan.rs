@@ -211,3 +211,113 @@ fn training_gives_the_cpus_adapter() {
     };
     assert!(train("none") == train("Vulkan0"));
 }
+
+/// A GPU that is lost at any point: an error, or with --fallback the text of an undisturbed run, and one line.
+#[test]
+fn a_lost_gpu() {
+    if is_missing() {
+        return;
+    }
+    let expected = complete(&[], true).stdout;
+    let (mut moved, mut failed) = (0, 0);
+    // Opening, loading, the cache, the prompt, tokens.
+    let whole = [0, 40, 80, 82, 88, 96].map(|n| ("all", n));
+    for (layers, after) in whole.into_iter().chain([("3", 50), ("3", 60)]) {
+        let n = after.to_string();
+        let args = ["-dev", "Vulkan0", "-ngl", layers, "-ub", "3", "--vk-fail-after", &n];
+        let ran = complete(&[&args[..], &["--fallback"]].concat(), true);
+        assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{n}: {}", ran.stderr);
+        let warnings: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
+        assert!(warnings.len() <= 1, "{n}: {}", ran.stderr);
+        moved += warnings.iter().filter(|w| w.ends_with("the run goes on on the CPU")).count();
+        let ran = complete(&args, true);
+        if warnings.is_empty() {
+            assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{n}: {}", ran.stderr);
+            continue;
+        }
+        assert!(expected.starts_with(ran.stdout.trim_end()), "{n}: {}", ran.stdout);
+        let errors: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with("error: ")).collect();
+        assert!(ran.status == Some(1) && errors.len() == 1, "{n}: {}", ran.stderr);
+        assert!(errors[0].contains("the Vulkan device was lost"), "{}", errors[0]);
+        failed += usize::from(!ran.stdout.is_empty());
+    }
+    assert!(moved > 3 && failed > 1, "{moved} runs went on on the CPU, {failed} failed after some text");
+}
+
+#[test]
+fn perplexity_survives_a_lost_gpu() {
+    if is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let text = dir.path().join("text.txt");
+    std::fs::write(&text, "And the king said unto him, Go in peace. ".repeat(30)).unwrap();
+    let measure = |args: &[&str]| {
+        let all = [&["-f", text.to_str().unwrap(), "-c", "64", "-b", "32"][..], args].concat();
+        let ran = run(env!("CARGO_BIN_EXE_fabric-perplexity"), &all, true);
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        let moved = ran.stderr.contains("the run goes on on the CPU");
+        // Before the first result it tells the time.
+        (ran.stdout[ran.stdout.find("[1]").unwrap()..].to_owned(), moved)
+    };
+    let (expected, _) = measure(&[]);
+    let mut moved = 0;
+    for after in ["78", "82", "85", "88", "90"] {
+        let (got, fell) = measure(&["-dev", "Vulkan0", "--fallback", "--vk-fail-after", after]);
+        assert_eq!(got, expected, "{after}");
+        moved += usize::from(fell);
+    }
+    assert!(moved > 1, "{moved}");
+}
+
+/// Training on a GPU that is lost: a checkpoint from the host's memory, from which the CPU goes on to the same adapter.
+#[test]
+fn training_survives_a_lost_gpu() {
+    if is_missing() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("text.txt");
+    std::fs::write(&data, "And the king said unto him, Go in peace. ".repeat(40)).unwrap();
+    let out = dir.path().join("out.gguf");
+    let train = |checkpoints: &str, args: &[&str]| {
+        let _ = std::fs::remove_file(&out);
+        let folder = dir.path().join(checkpoints);
+        let paths = [data.to_str().unwrap(), out.to_str().unwrap(), folder.to_str().unwrap()];
+        let all = ["-f", paths[0], "-c", "16", "-ub", "16", "--max-steps", "6", "--no-plot", "--lora-seed", "1"];
+        let more = ["--checkpoint-save-steps", "0", "--output-adapter", paths[1], "--checkpoint-save-dir", paths[2]];
+        let ran = run(env!("CARGO_BIN_EXE_fabric-finetune"), &[&all[..], &more, args].concat(), true);
+        (ran, std::fs::read(&out).ok())
+    };
+    let (ran, expected) = train("none", &[]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    let (mut midway, mut moved) = (0, 0);
+    for after in ["120", "240", "300", "440"] {
+        let lost = ["-dev", "Vulkan0", "--vk-fail-after", after];
+        let (ran, adapter) = train("fallback", &[&lost[..], &["--fallback"]].concat());
+        assert!(ran.status == Some(0) && adapter == expected, "{after}: {}", ran.stderr);
+        moved += usize::from(ran.stderr.contains("the run goes on on the CPU"));
+        let (ran, _) = train(after, &lost);
+        if ran.status == Some(0) {
+            continue;
+        }
+        assert!(ran.status == Some(1) && ran.stderr.contains("the Vulkan device was lost"), "{}", ran.stderr);
+        let resumed = ran.stderr.lines().any(|l| l.starts_with("the last checkpoint is "));
+        midway += usize::from(resumed);
+        let (ran, adapter) = train(after, &["--auto-resume"]);
+        assert!(ran.status == Some(0) && adapter == expected, "{after}: {}", ran.stderr);
+        assert_eq!(ran.stderr.contains("resuming from "), resumed, "{}", ran.stderr);
+    }
+    assert!(midway > 1 && moved > 1, "{midway} {moved}");
+}
+
+#[test]
+fn a_submission_that_takes_too_long_is_given_up() {
+    if is_missing() {
+        return;
+    }
+    let refused = complete(&["-dev", "Vulkan0", "--vk-timeout", "0"], true);
+    assert_eq!(refused.status, Some(2), "{}", refused.stderr);
+    let ran = complete(&["-dev", "Vulkan0", "--vk-timeout", "3600"], true);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+}

@@ -40,3 +40,14 @@ pub enum Error {
         source: std::io::Error,
     },
 }
+
+impl Error {
+    /// Whether the device failed: elsewhere training can go on from what is on the host.
+    pub fn is_of_device(&self) -> bool {
+        match self {
+            Error::Engine(e) => e.is_of_device(),
+            Error::Op(e) => crate::Error::from(e.clone()).is_of_device(),
+            _ => false,
+        }
+    }
+}

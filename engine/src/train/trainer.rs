@@ -107,6 +107,8 @@ pub struct Trainer {
     loaded: Vec<Arc<LoadedAdapter>>,
     /// A and B of each tensor of the adapter, in its order.
     params: Vec<Param>,
+    /// The device has other values than `params`.
+    stale: bool,
     options: TrainOptions,
     /// Positions of a window at most.
     n_ctx: usize,
@@ -158,6 +160,7 @@ impl Trainer {
             adapter,
             loaded: vec![Arc::new(loaded)],
             params,
+            stale: false,
             options,
             n_ctx: longest,
             run_tokens: [run_tokens, val_tokens],
@@ -250,7 +253,23 @@ impl Trainer {
         }
         self.params = params;
         self.progress = checkpoint.progress;
-        self.upload()
+        self.stale = true;
+        Ok(())
+    }
+
+    /// Goes on on the device that this copy of the model is on, from what the host has: adapter, moments and position. For when
+    /// the other device has failed.
+    ///
+    /// # Errors
+    /// Where the new device gives no memory for the adapter.
+    pub fn move_to(&mut self, model: Arc<Model>) -> Result<(), Error> {
+        self.sync_adapter();
+        self.loaded = vec![Arc::new(LoadedAdapter::new(&self.adapter, model.device(), 1.0)?)];
+        self.stale = false;
+        self.ready.clear();
+        self.params.iter_mut().for_each(|p| p.grad.fill(0.0));
+        self.model = model;
+        Ok(())
     }
 
     /// Writes a checkpoint beside the others in `root`, and keeps the newest `keep`.
@@ -297,7 +316,8 @@ impl Trainer {
         let lr = self.schedule.at(self.progress.iteration);
         let iteration = self.progress.iteration + 1;
         adamw(&mut self.params, &self.options.adamw, lr, iteration, scale);
-        self.upload()?;
+        // Copied when they are next used: a device that fails then leaves a whole step behind.
+        self.stale = true;
         self.progress.iteration = iteration;
         self.progress.losses.push(loss);
         Ok(StepReport { iteration, epoch: self.progress.epoch, loss, grad_norm, lr, tokens })
@@ -375,6 +395,7 @@ impl Trainer {
         let n_tokens = padded(tokens);
         let dropout = if gradients { self.options.dropout } else { 0.0 };
         let recompute = gradients && self.recompute;
+        self.upload()?;
         self.make_ready(Shape { n_tokens, gradients, recompute, dropout })?;
         let Some(ready) = self.ready.front_mut() else { return Ok(0.0) };
         let host = &mut self.host;
@@ -451,12 +472,16 @@ impl Trainer {
         Err(Error::NotFinite { step: self.progress.iteration + 1, what })
     }
 
-    /// Copies the parameters to the device.
+    /// Copies the parameters to the device, if they have changed.
     fn upload(&mut self) -> Result<(), Error> {
+        if !self.stale {
+            return Ok(());
+        }
         let buffers = self.loaded.iter().flat_map(|l| l.pairs().values()).flat_map(|p| [&p.a_buffer, &p.b_buffer]);
         for (p, buffer) in self.params.iter().zip(buffers) {
             buffer.write(0, cast_slice(&p.value))?;
         }
+        self.stale = false;
         Ok(())
     }
 }

@@ -31,7 +31,8 @@ pub fn render(command: &Command, absent: &[Absent]) -> String {
     }
     for heading in headings {
         out.push_str(&format!("\n{heading}\n"));
-        for arg in command.get_arguments().filter(|a| a.get_help_heading().unwrap_or("General") == heading) {
+        let of_heading = |a: &&Arg| a.get_help_heading().unwrap_or("General") == heading && !a.is_hide_set();
+        for arg in command.get_arguments().filter(of_heading) {
             render_arg(&mut out, arg);
         }
     }

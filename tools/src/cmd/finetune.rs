@@ -5,6 +5,7 @@ mod report;
 
 use crate::args::finetune::{ABSENT, AdapterArgs, FinetuneArgs};
 use crate::args::{self, Parsed};
+use crate::fallback::Fallback;
 use crate::load::{Loaded, load};
 use crate::log::Log;
 use crate::{Error, device, interrupt, memory};
@@ -55,6 +56,7 @@ struct Finetune<'a> {
     summary: Summary,
     output: PathBuf,
     gpu: Option<Arc<VulkanBackend>>,
+    fallback: Option<Fallback<'a>>,
 }
 
 impl<'a> Finetune<'a> {
@@ -64,7 +66,9 @@ impl<'a> Finetune<'a> {
             device::list()?;
             return Ok(None);
         }
-        let Loaded { model, gpu } = load(&args.model, &args.device, None, log)?;
+        let loaded = load(&args.model, &args.device, None, log)?;
+        let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
+        let Loaded { model, gpu } = loaded;
         let data = load_data(args, &model, log)?;
         let (mut adapter, roles) = make_adapter(args, &model, log)?;
         adapter.base = Some(BaseModel::of(model.gguf()));
@@ -81,7 +85,13 @@ impl<'a> Finetune<'a> {
             report::grouped(adapter.n_parameters() as u64)
         ));
         let (windows, longest) = (data.train.len() as usize, data.train.longest().max(data.val.longest()));
-        let trainer = Trainer::new(model.clone(), adapter, args.train_options(total_steps), windows, longest)?;
+        let make = |model, adapter| {
+            Trainer::new(model, adapter, args.train_options(total_steps), windows, longest).map_err(Error::from)
+        };
+        let trainer = match (make(model.clone(), adapter.clone()), fallback) {
+            (Err(e), Some(gpu)) if e.is_of_device() => make(gpu.load(e)?, adapter)?,
+            (trainer, _) => trainer?,
+        };
         check_memory(&trainer, log)?;
         if args.report.dry_run {
             return Ok(None);
@@ -90,7 +100,7 @@ impl<'a> Finetune<'a> {
             let continued = args.adapter.lora.is_some();
             PathBuf::from(if continued { "finetuned-lora-adapter.gguf" } else { "trained-lora-adapter.gguf" })
         });
-        let mut run = Finetune { args, log, data, trainer, settings, summary, output, gpu };
+        let mut run = Finetune { args, log, data, trainer, settings, summary, output, gpu, fallback };
         run.resume()?;
         Ok(Some(run))
     }
@@ -161,7 +171,7 @@ impl<'a> Finetune<'a> {
         let eval_every = self.args.report.eval_steps;
         let _busy = interrupt::busy();
         if self.trainer.progress().iteration == 0 && !self.data.val.is_empty() {
-            let loss = self.trainer.validate(&self.data.val)?;
+            let loss = self.on_device(report, |trainer, data| trainer.validate(&data.val))?;
             report.validation(0, loss)?;
         }
         loop {
@@ -169,19 +179,38 @@ impl<'a> Finetune<'a> {
                 self.save(report, true)?;
                 return Ok(true);
             }
-            let Some(step) = self.trainer.step(&self.data.train)? else { return Ok(false) };
+            let step = self.on_device(report, |trainer, data| trainer.step(&data.train))?;
+            let Some(step) = step else { return Ok(false) };
             report.step(&step)?;
             let (done, last) = (step.iteration, step.iteration >= self.trainer.total_steps());
             let epoch_ends = self.trainer.progress().epoch > step.epoch;
             let due = if eval_every > 0 { done.is_multiple_of(eval_every) } else { epoch_ends };
             if (due || last) && !self.data.val.is_empty() {
-                let loss = self.trainer.validate(&self.data.val)?;
+                let loss = self.on_device(report, |trainer, data| trainer.validate(&data.val))?;
                 report.validation(done, loss)?;
             }
             if save_every > 0 && done.is_multiple_of(save_every) {
                 self.save(report, false)?;
             }
         }
+    }
+
+    /// Runs something on the device. If a GPU fails, a checkpoint is written from the host's memory, and with `--fallback` it runs
+    /// again on the CPU.
+    fn on_device<T>(
+        &mut self,
+        report: &Report,
+        run: impl Fn(&mut Trainer, &Dataset) -> Result<T, train::Error>,
+    ) -> Result<T, Error> {
+        let error = match run(&mut self.trainer, &self.data) {
+            Err(e) if e.is_of_device() && self.gpu.is_some() => e,
+            result => return Ok(result?),
+        };
+        self.save(report, false)?;
+        let Some(fallback) = self.fallback.take() else { return Err(error.into()) };
+        let model = report.suspend(|| fallback.load(&error))?;
+        self.trainer.move_to(model)?;
+        Ok(run(&mut self.trainer, &self.data)?)
     }
 
     /// Writes a checkpoint. Unless it `must` be, training goes on if that fails: the last one is still there.

@@ -14,6 +14,7 @@ use crate::args::model::ModelArgs;
 use crate::args::sampling::SamplingArgs;
 use crate::args::{self, Parsed};
 use crate::chat::{Chat, ChatOptions};
+use crate::fallback::{Fallback, Resilient};
 use crate::generate::{Stop, StopTexts};
 use crate::line_editor::LineEditor;
 use crate::load::Loaded;
@@ -22,7 +23,7 @@ use crate::output::{Output, Style};
 use crate::perf::Perf;
 use crate::prompt_cache::PromptCache;
 use crate::session::Session;
-use crate::{Error, adapters, device, escape, interrupt, load, prompt};
+use crate::{Error, device, escape, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
 use fabric_engine::Model;
 use fabric_engine::chat_template::ChatTemplate;
@@ -107,8 +108,9 @@ impl Main<'_> {
         let mut perf = Perf::since(Instant::now());
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
-        let Loaded { model, gpu } = load::load(&args.model, &args.device, Some(args.context.ctx_size as usize), log)?;
-        let adapters = adapters::load(&args.adapter, &model, log)?;
+        let loaded = load::load(&args.model, &args.device, Some(args.context.ctx_size as usize), log)?;
+        let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
+        let Loaded { model, gpu } = loaded;
         let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;
         if options.n_ctx > trained {
@@ -119,8 +121,8 @@ impl Main<'_> {
         }
         // Short prompts need no large graph, which would only take memory.
         options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
-        let mut session = Session::new(&model, options, args.context.batch_size as usize, perf.clone())?;
-        session.set_adapters(adapters);
+        let runs = Resilient::new(&model, options, &args.adapter, fallback, log)?;
+        let mut session = Session::new(&model, runs, args.context.batch_size as usize, perf.clone())?;
         let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;
         if args.generation.warmup {
             session.warm_up()?;

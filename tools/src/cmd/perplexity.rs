@@ -5,15 +5,16 @@ mod chunks;
 mod kl;
 mod stats;
 
+use crate::args::adapter::AdapterArgs;
 use crate::args::perplexity::{ABSENT, MeasureArgs, PerplexityArgs};
 use crate::args::{self, Parsed};
+use crate::fallback::Fallback;
 use crate::load::Loaded;
 use crate::log::Log;
-use crate::{Error, adapters, device, interrupt, load, prompt};
+use crate::{Error, device, interrupt, load, prompt};
 use base_file::{BaseWriter, Header};
 use chunks::Runner;
 use fabric_engine::Model;
-use fabric_engine::adapter::LoadedAdapter;
 use fabric_engine::vocab::Vocab;
 use stats::{LogProbs, Nll, fixed};
 use std::ffi::OsString;
@@ -47,9 +48,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// What is measured.
-struct Subject {
+struct Subject<'a> {
     model: Arc<Model>,
-    adapters: Vec<Arc<LoadedAdapter>>,
+    adapters: &'a AdapterArgs,
+    fallback: Option<Fallback<'a>>,
 }
 
 fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
@@ -69,9 +71,10 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
         return Err(Error::Usage("--ppl-stride and --kl-divergence-base exclude each other".into()));
     }
     interrupt::listen();
-    let Loaded { model, gpu } = load::load(model, flags, Some(measure.ctx_size as usize), log)?;
-    let adapters = adapters::load(adapter, &model, log)?;
-    let subject = Subject { model, adapters };
+    let loaded = load::load(model, flags, Some(measure.ctx_size as usize), log)?;
+    let fallback = Fallback::new(&loaded, model, flags, log);
+    let Loaded { model, gpu } = loaded;
+    let subject = Subject { model, adapters: adapter, fallback };
     let vocab = subject.model.vocab().ok_or(Error::NoVocab)?;
     let _busy = interrupt::busy();
     match kl_divergence_base {

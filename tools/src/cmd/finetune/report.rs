@@ -98,7 +98,7 @@ impl Report {
     }
 
     /// Lets `f` write to the terminal.
-    pub fn suspend(&self, f: impl FnOnce()) {
+    pub fn suspend<T>(&self, f: impl FnOnce() -> T) -> T {
         match &self.bar {
             Some(bar) => bar.suspend(f),
             None => f(),

@@ -2,26 +2,33 @@
 
 use super::Subject;
 use crate::args::perplexity::MeasureArgs;
+use crate::fallback::Resilient;
 use crate::log::Log;
 use crate::{Error, interrupt};
-use fabric_engine::{Batch, BatchToken, Context, ContextOptions};
+use fabric_engine::{Batch, BatchToken, ContextOptions};
 use std::ops::Range;
 
 /// Runs chunks.
-pub(super) struct Runner {
-    ctx: Context,
+pub(super) struct Runner<'a> {
+    runs: Resilient<'a>,
     n_batch: usize,
     /// What the first token of a chunk is replaced by.
     bos: Option<u32>,
 }
 
-impl Runner {
+impl<'a> Runner<'a> {
     /// For chunks of at most `n_ctx` tokens, at most `n_seq` side by side.
     ///
     /// # Errors
     /// Where the memory cannot be had.
-    pub fn new(subject: &Subject, args: &MeasureArgs, n_ctx: usize, n_seq: usize, log: &Log) -> Result<Runner, Error> {
-        let Subject { model, adapters } = subject;
+    pub fn new(
+        subject: &Subject<'a>,
+        args: &MeasureArgs,
+        n_ctx: usize,
+        n_seq: usize,
+        log: &Log,
+    ) -> Result<Runner<'a>, Error> {
+        let Subject { model, adapters, fallback } = subject;
         let trained = model.hparams().n_ctx_train;
         if n_ctx > trained {
             log.warning(format_args!("the model was trained on only {trained} context tokens ({n_ctx} specified)"));
@@ -34,11 +41,10 @@ impl Runner {
             type_v: args.cache_type_v,
             ..ContextOptions::default()
         };
-        let mut ctx = Context::new(model.clone(), options).map_err(|source| Error::context(n_ctx, source))?;
-        ctx.set_adapters(adapters.clone());
+        let runs = Resilient::new(model, options, adapters, *fallback, log)?;
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
         let bos = vocab.bos().filter(|_| vocab.add_bos());
-        Ok(Runner { ctx, n_batch: args.batch_size as usize, bos })
+        Ok(Runner { runs, n_batch: args.batch_size as usize, bos })
     }
 
     /// Runs chunks, and hands over chunk, position and logits for each of the positions `wanted`, chunk by chunk. False if
@@ -52,7 +58,7 @@ impl Runner {
         wanted: Range<usize>,
         mut on_logits: impl FnMut(usize, usize, &[f32]) -> Result<(), Error>,
     ) -> Result<bool, Error> {
-        self.ctx.cache_mut().clear();
+        self.runs.ctx.cache_mut().clear();
         let mut tokens = Vec::new();
         for (seq, chunk) in chunks.iter().enumerate() {
             for (pos, &token) in chunk.iter().enumerate() {
@@ -60,17 +66,30 @@ impl Runner {
                 tokens.push(BatchToken { token, seq, pos, logits: wanted.contains(&pos) });
             }
         }
-        for piece in tokens.chunks(self.n_batch) {
+        // The number of logits handed over: where the past is computed anew they are not handed over again.
+        let (mut at, mut told) = (0, 0);
+        while at < tokens.len() {
             if interrupt::requested() {
                 return Ok(false);
             }
+            let piece = &tokens[at..tokens.len().min(at + self.n_batch)];
+            let mut seen = tokens[..at].iter().filter(|t| t.logits).count();
             let mut result = Ok(());
-            self.ctx.decode(&Batch { tokens: piece.to_vec() }, |i, row| {
-                if result.is_ok() {
+            let ran = self.runs.ctx.decode(&Batch { tokens: piece.to_vec() }, |i, row| {
+                if result.is_ok() && seen == told {
+                    told += 1;
                     result = on_logits(piece[i].seq, piece[i].pos, row);
                 }
-            })?;
+                seen += 1;
+            });
             result?;
+            at = match ran {
+                Ok(()) => at + piece.len(),
+                Err(e) => {
+                    self.runs.recover(e)?;
+                    0
+                }
+            };
         }
         Ok(true)
     }
