@@ -151,22 +151,22 @@ fn layers_are_divided() {
     assert!(small("64").stderr.contains("device: vulkan ("));
 }
 
-/// A type without a kernel: the model runs on the CPU, and a line names the type.
+/// Files as fabric-quantize makes them, with several types in one.
 #[test]
-fn types_without_a_kernel() {
+fn quantized_models_have_the_cpus_text() {
     if is_missing() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("q5_0.gguf");
+    let path = dir.path().join("quantized.gguf");
     let path = path.to_str().unwrap();
     let f16 = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/tiny-bitnet-f16.gguf");
-    assert_eq!(run(env!("CARGO_BIN_EXE_fabric-quantize"), &[f16, path, "Q5_0"], true).status, Some(0));
-    let ran = complete(&["-m", path, "-dev", "Vulkan0"], true);
-    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
-    let line = ran.stderr.lines().find(|l| l.starts_with("warning: ")).unwrap();
-    assert!(line.contains("Q5_0") && line.ends_with(": the model runs on the CPU"), "{line}");
-    assert!(ran.stderr.contains("device: cpu ("), "{}", ran.stderr);
+    for ty in ["Q2_K", "Q3_K_M", "Q5_K_M", "Q5_1", "IQ4_XS"] {
+        assert_eq!(run(env!("CARGO_BIN_EXE_fabric-quantize"), &[f16, path, ty], true).status, Some(0));
+        let [cpu, gpu] = ["none", "Vulkan0"].map(|device| complete(&["-m", path, "-dev", device], true));
+        assert_eq!((gpu.status, &gpu.stdout), (Some(0), &cpu.stdout), "{ty}: {}", gpu.stderr);
+        assert!(gpu.stderr.contains("device: vulkan (") && !gpu.stderr.contains("warning: "), "{}", gpu.stderr);
+    }
 }
 
 #[test]

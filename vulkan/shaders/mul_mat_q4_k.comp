@@ -2,21 +2,19 @@
 #extension GL_GOOGLE_include_directive : require
 #include "mul_mat.glsl"
 
-// Scale and minimum of sub-block j of the block at byte b.
-uvec2 scale_min(uint b, uint j) {
-    uint s = b + 4u;
-    if (j < 4u) return uvec2(load8(s + j) & 63u, load8(s + j + 4u) & 63u);
-    uint mixed = load8(s + j + 4u);
-    return uvec2((mixed & 15u) | ((load8(s + j - 4u) >> 6) << 4), (mixed >> 4) | ((load8(s + j) >> 6) << 4));
-}
+layout(constant_id = 2) const uint TYPE = 12; // ggml's number: Q4_K, Q5_K
+#include "quants.glsl"
+
+const uint BLOCK_BYTES = TYPE == TYPE_Q5_K ? 176u : 144u;
+const uint QS_AT = TYPE == TYPE_Q5_K ? 48u : 16u;
 
 // The minimums' part of output o, which each invocation computes for its own outputs.
 float least(uint o) {
     float sum = 0.0;
     for (uint b = 0u; b < p.k / 256u; b++) {
-        uint at = w_row[o / TOKENS] + 144u * b, record = x_row[o % TOKENS] + 73u * b;
+        uint at = w_row[o / TOKENS] + BLOCK_BYTES * b, record = x_row[o % TOKENS] + 73u * b;
         int m = 0;
-        for (uint j = 0u; j < 8u; j++) m += int(scale_min(at, j).y) * int(x[record + 1u + j]);
+        for (uint j = 0u; j < 8u; j++) m += int(k_scale_min(at, j).y) * int(x[record + 1u + j]);
         sum = sum + float(m) * (half_to_float(load16(at + 2u)) * uintBitsToFloat(x[record]));
     }
     return sum;
@@ -32,14 +30,15 @@ void accumulate() {
             uint q[TOKENS];
             for (uint t = 0u; t < TOKENS; t++) q[t] = x[x_row[t] + 73u * b + 9u + g];
             for (uint r = 0u; r < ROWS; r++) {
-                uint at = w_row[r] + 144u * b;
-                uint codes = (load32(at + 16u + g / 16u * 32u + g % 8u * 4u) >> (g / 8u % 2u * 4u)) & 0x0f0f0f0fu;
-                int scale = int(scale_min(at, g / 8u).x);
+                uint at = w_row[r] + BLOCK_BYTES * b;
+                uint codes = (load32(at + QS_AT + g / 16u * 32u + g % 8u * 4u) >> (g / 8u % 2u * 4u)) & 0x0f0f0f0fu;
+                if (TYPE == TYPE_Q5_K) codes |= ((load32(at + 16u + g % 8u * 4u) >> (g / 8u)) & 0x01010101u) << 4;
+                int scale = int(k_scale_min(at, g / 8u).x);
                 for (uint t = 0u; t < TOKENS; t++) parts[r * TOKENS + t] += scale * dot4(codes, q[t]);
             }
         }
         for (uint o = 0u; o < OUTPUTS; o++) {
-            float d = half_to_float(load16(w_row[o / TOKENS] + 144u * b)) * uintBitsToFloat(x[x_row[o % TOKENS] + 73u * b]);
+            float d = half_to_float(load16(w_row[o / TOKENS] + BLOCK_BYTES * b)) * uintBitsToFloat(x[x_row[o % TOKENS] + 73u * b]);
             sums[o] = sums[o] + float(parts[o]) * d;
         }
     }

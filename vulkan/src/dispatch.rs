@@ -72,7 +72,8 @@ fn cached(op: &'static str, cache: &TensorDesc, types: &[GgmlType]) -> Result<()
 fn dequantized(op: &'static str, t: &TensorDesc) -> Result<(), OpError> {
     use GgmlType::*;
     match t.ty {
-        F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_K | Q6_K | TQ1_0 | TQ2_0 => Ok(()),
+        F32 | F16 | BF16 | Q8_0 | Q4_0 | Q4_1 | Q5_0 | Q5_1 | IQ4_NL | MXFP4 => Ok(()),
+        Q2_K | Q3_K | Q4_K | Q5_K | Q6_K | IQ4_XS | TQ1_0 | TQ2_0 => Ok(()),
         ty => Err(unsupported(op, format!("a tensor of type {ty}"))),
     }
 }

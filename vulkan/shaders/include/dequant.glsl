@@ -1,24 +1,5 @@
 // Element i of the row of weights at byte `row`, in f32. TYPE: ggml's number of the type.
-#include "bytes.glsl"
-#include "float.glsl"
-
-#define TYPE_F32 0u
-#define TYPE_F16 1u
-#define TYPE_Q4_0 2u
-#define TYPE_Q8_0 8u
-#define TYPE_Q4_K 12u
-#define TYPE_Q6_K 14u
-#define TYPE_BF16 30u
-#define TYPE_TQ1_0 34u
-#define TYPE_TQ2_0 35u
-
-// Scale and minimum of sub-block j of the Q4_K block at byte b.
-uvec2 q4_k_scale_min(uint b, uint j) {
-    uint s = b + 4u;
-    if (j < 4u) return uvec2(load8(s + j) & 63u, load8(s + j + 4u) & 63u);
-    uint mixed = load8(s + j + 4u);
-    return uvec2((mixed & 15u) | ((load8(s + j - 4u) >> 6) << 4), (mixed >> 4) | ((load8(s + j) >> 6) << 4));
-}
+#include "quants.glsl"
 
 // Trit number n of a byte of TQ1_0.
 int trit(uint byte, uint n) {
@@ -42,12 +23,58 @@ float dequant(uint row, uint i) {
         b = row + i / 32u * 18u;
         j = i % 32u;
         return float(int((load8(b + 2u + j % 16u) >> (j / 16u * 4u)) & 15u) - 8) * half_to_float(load16(b));
-    case TYPE_Q4_K: {
-        b = row + i / 256u * 144u;
-        uint q = (load8(b + 16u + j / 64u * 32u + j % 32u) >> (j / 32u % 2u * 4u)) & 15u;
-        uvec2 sm = q4_k_scale_min(b, j / 32u);
+    case TYPE_IQ4_NL:
+        b = row + i / 32u * 18u;
+        j = i % 32u;
+        return half_to_float(load16(b)) * float(signed_value_of((load8(b + 2u + j % 16u) >> (j / 16u * 4u)) & 15u));
+    case TYPE_MXFP4:
+        b = row + i / 32u * 17u;
+        j = i % 32u;
+        return float(signed_value_of((load8(b + 1u + j % 16u) >> (j / 16u * 4u)) & 15u)) * mxfp4_scale(load8(b));
+    case TYPE_Q4_1:
+        b = row + i / 32u * 20u;
+        j = i % 32u;
+        return float((load8(b + 4u + j % 16u) >> (j / 16u * 4u)) & 15u) * half_to_float(load16(b)) + half_to_float(load16(b + 2u));
+    case TYPE_Q5_0: {
+        b = row + i / 32u * 22u;
+        j = i % 32u;
+        uint q = ((load8(b + 6u + j % 16u) >> (j / 16u * 4u)) & 15u) | (((load8(b + 2u + j / 8u) >> (j % 8u)) & 1u) << 4);
+        return float(int(q) - 16) * half_to_float(load16(b));
+    }
+    case TYPE_Q5_1: {
+        b = row + i / 32u * 24u;
+        j = i % 32u;
+        uint q = ((load8(b + 8u + j % 16u) >> (j / 16u * 4u)) & 15u) | (((load8(b + 4u + j / 8u) >> (j % 8u)) & 1u) << 4);
+        return float(q) * half_to_float(load16(b)) + half_to_float(load16(b + 2u));
+    }
+    case TYPE_Q2_K: {
+        b = row + i / 256u * 84u;
+        uint q = (load8(b + 16u + j / 128u * 32u + j % 32u) >> (j / 32u % 4u * 2u)) & 3u, sm = load8(b + j / 16u);
+        float d = half_to_float(load16(b + 80u)) * float(sm & 15u), least = half_to_float(load16(b + 82u)) * float(sm >> 4);
+        return d * float(q) - least;
+    }
+    case TYPE_Q3_K: {
+        b = row + i / 256u * 110u;
+        uint low = (load8(b + 32u + j / 128u * 32u + j % 32u) >> (j / 32u % 4u * 2u)) & 3u;
+        uint high = (load8(b + j % 32u) >> (j / 32u)) & 1u;
+        float d = half_to_float(load16(b + 108u)) * float(q3_k_scale(b, j / 16u));
+        return d * float(int(low | (high << 2)) - 4);
+    }
+    case TYPE_Q4_K:
+    case TYPE_Q5_K: {
+        bool five = TYPE == TYPE_Q5_K;
+        b = row + i / 256u * (five ? 176u : 144u);
+        uint q = (load8(b + (five ? 48u : 16u) + j / 64u * 32u + j % 32u) >> (j / 32u % 2u * 4u)) & 15u;
+        if (five) q |= ((load8(b + 16u + j % 32u) >> (j / 32u)) & 1u) << 4;
+        uvec2 sm = k_scale_min(b, j / 32u);
         float d = half_to_float(load16(b)) * float(sm.x), least = half_to_float(load16(b + 2u)) * float(sm.y);
         return d * float(q) - least;
+    }
+    case TYPE_IQ4_XS: {
+        b = row + i / 256u * 136u;
+        float d = half_to_float(load16(b)) * float(iq4_xs_scale(b, j / 32u));
+        uint byte = load8(b + 8u + j / 32u * 16u + j % 16u);
+        return d * float(signed_value_of((byte >> (j / 16u % 2u * 4u)) & 15u));
     }
     case TYPE_Q6_K: {
         b = row + i / 256u * 210u;

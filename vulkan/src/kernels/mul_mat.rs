@@ -51,9 +51,13 @@ impl ActFormat {
 pub(crate) fn kernel(op: &MulMat, w: &TensorDesc) -> Result<(Shader, ActFormat), OpError> {
     Ok(match w.ty {
         GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => (Shader::MulMatFloat, ActFormat::F32),
-        GgmlType::Q8_0 | GgmlType::Q4_0 => (Shader::MulMatQ8_0, ActFormat::Q8_0),
-        GgmlType::Q4_K => (Shader::MulMatQ4K, ActFormat::Q8K),
-        GgmlType::Q6_K => (Shader::MulMatQ6K, ActFormat::Q8K),
+        GgmlType::Q8_0 | GgmlType::Q4_0 | GgmlType::Q4_1 | GgmlType::Q5_0 | GgmlType::Q5_1 => {
+            (Shader::MulMatQ8_0, ActFormat::Q8_0)
+        }
+        GgmlType::IQ4_NL | GgmlType::MXFP4 => (Shader::MulMatQ8_0, ActFormat::Q8_0),
+        GgmlType::IQ4_XS => (Shader::MulMatQ8_0, ActFormat::Q8K),
+        GgmlType::Q4_K | GgmlType::Q5_K => (Shader::MulMatQ4K, ActFormat::Q8K),
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::Q6_K => (Shader::MulMatQ6K, ActFormat::Q8K),
         GgmlType::TQ1_0 | GgmlType::TQ2_0 if op.uniform_scale.is_some() => (Shader::MulMatTernary, ActFormat::I8),
         GgmlType::TQ1_0 | GgmlType::TQ2_0 => (Shader::MulMatTernaryScaled, ActFormat::Q8K),
         ty => return Err(unsupported("mul_mat", format!("weights of type {ty}"))),
