@@ -2,7 +2,7 @@
 
 use crate::kernels::{
     concat, cpy, cross_entropy_loss, dropout, elementwise, flash_attn_ext, flash_attn_ext_back, get_rows,
-    get_rows_back, glu, mul_mat, out_prod, rms_norm, rope, set_rows, soft_max,
+    get_rows_back, glu, mul_mat, opt_step_adamw, out_prod, rms_norm, rope, set_rows, soft_max,
 };
 use crate::program::{Compiler, Step};
 use crate::simd::SimdLevel;
@@ -26,6 +26,7 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
         Op::GluBack(op) => glu::glu_back(c, op.kind),
         Op::Mul(_) => elementwise::mul(c),
         Op::MulMat(op) => return mul_mat::mul_mat(c, op),
+        Op::OptStepAdamw(_) => opt_step_adamw::opt_step_adamw(c),
         Op::OutProd(op) => return out_prod::out_prod(c, op),
         Op::RmsNorm(op) => rms_norm::rms_norm(c, op.eps),
         Op::RmsNormBack(op) => rms_norm::rms_norm_back(c, op.eps),

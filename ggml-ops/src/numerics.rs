@@ -107,6 +107,42 @@ pub fn dropout_hash(keys: [u32; 2], index: u32) -> u32 {
     mix(mix(index ^ keys[0]).wrapping_add(keys[1]))
 }
 
+/// What a step of AdamW has in common for all elements.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamwStep {
+    /// Multiplies gradients.
+    pub grad_scale: f32,
+    /// Decay of the mean of gradients.
+    pub beta1: f32,
+    /// Decay of the mean of their squares.
+    pub beta2: f32,
+    /// Added to the root of the latter.
+    pub eps: f32,
+    /// The learning rate over `1 - beta1^t`.
+    pub step: f32,
+    /// The root of `1 - beta2^t`.
+    pub root: f32,
+    /// What is left of a parameter after its decay.
+    pub keep: f32,
+}
+
+impl AdamwStep {
+    /// From the operand of [`OptStepAdamw`](crate::ops::OptStepAdamw).
+    pub fn from_values([grad_scale, beta1, beta2, eps, step, root, keep]: [f32; 7]) -> AdamwStep {
+        AdamwStep { grad_scale, beta1, beta2, eps, step, root, keep }
+    }
+
+    /// Changes one parameter and its moments.
+    #[inline(always)]
+    pub fn apply(&self, x: &mut f32, m: &mut f32, v: &mut f32, grad: f32) {
+        let AdamwStep { grad_scale, beta1, beta2, eps, step, root, keep } = *self;
+        let gradient = grad * grad_scale;
+        *m = beta1 * *m + (1.0 - beta1) * gradient;
+        *v = beta2 * *v + (1.0 - beta2) * (gradient * gradient);
+        *x = *x * keep - step * (*m / (v.sqrt() / root + eps));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

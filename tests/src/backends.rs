@@ -2,7 +2,9 @@
 
 use fabric_cpu::simd::SimdLevel;
 use fabric_cpu::{CpuBackend, CpuOptions};
-use ggml_ops::backend::Backend;
+use ggml_ops::backend::{Backend, Bindings};
+use ggml_ops::case::Drawn;
+use ggml_ops::{OpError, Source};
 use std::sync::Arc;
 
 /// A CPU backend with this many threads at this level.
@@ -18,4 +20,36 @@ pub fn cpu(threads: usize, simd: SimdLevel) -> Arc<dyn Backend> {
 pub fn all() -> Vec<(String, Arc<dyn Backend>)> {
     let settings = SimdLevel::available().into_iter().flat_map(|l| [1, 3].map(|t| (t, l)));
     settings.map(|(t, l)| (format!("cpu {l} x{t}"), cpu(t, l))).collect()
+}
+
+/// The bytes of a case's result on a backend.
+///
+/// # Errors
+/// The backend's.
+pub fn run(backend: &dyn Backend, drawn: &Drawn) -> Result<Vec<u8>, OpError> {
+    let mut bindings = Bindings::new();
+    for (leaf, bytes) in &drawn.leaves {
+        if drawn.graph.tensor(*leaf).source == Source::State {
+            bindings.insert(*leaf, backend.alloc(bytes.len())?);
+        }
+    }
+    backend.supports(&drawn.graph)?;
+    let mut program = backend.compile(Arc::new(drawn.graph.clone()), &bindings)?;
+    for (leaf, bytes) in &drawn.leaves {
+        if drawn.graph.tensor(*leaf).source == Source::Input {
+            program.write(*leaf, bytes)?;
+        }
+    }
+    // Twice: a second run must not see anything of the first but its changes to states.
+    for _ in 0..2 {
+        for (leaf, bytes) in &drawn.leaves {
+            if let Some(state) = bindings.get(leaf) {
+                state.write(0, bytes)?;
+            }
+        }
+        program.run()?;
+    }
+    let mut out = vec![0; drawn.graph.desc(drawn.result).extent()];
+    program.read(drawn.result, &mut out)?;
+    Ok(out)
 }

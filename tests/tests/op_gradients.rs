@@ -17,7 +17,7 @@ const SAMPLES: usize = 24;
 
 /// Operations that say themselves that they have no gradient; `_back` operations need none either.
 /// (cpy has one that passes through its rounding: `tests/training_layer.rs` checks it.)
-const WITHOUT_GRADIENT: &[&str] = &["cpy", "out_prod", "set_rows"];
+const WITHOUT_GRADIENT: &[&str] = &["cpy", "opt_step_adamw", "out_prod", "set_rows"];
 
 struct Checked {
     graph: Graph,

@@ -1,38 +1,13 @@
 //! Every case of every operation, on every backend, against the naive f64 definition.
 
-use fabric_tests::backends;
+use fabric_tests::backends::{self, run};
 use ggml_ops::backend::{Backend, Bindings};
-use ggml_ops::case::{AnyCase, Drawn};
+use ggml_ops::case::AnyCase;
 use ggml_ops::eval_ref::{Evaluator, decode};
 use ggml_ops::ops::all_cases;
-use ggml_ops::{Graph, OpError, ShapeError, Source, TensorDesc};
+use ggml_ops::{Graph, ShapeError, TensorDesc};
 use gguf::GgmlType;
 use std::sync::Arc;
-
-/// The result's bytes on a backend.
-fn run(backend: &dyn Backend, drawn: &Drawn) -> Result<Vec<u8>, OpError> {
-    let mut bindings = Bindings::new();
-    for (leaf, bytes) in &drawn.leaves {
-        if drawn.graph.tensor(*leaf).source == Source::State {
-            let buffer = backend.alloc(bytes.len())?;
-            buffer.write(0, bytes)?;
-            bindings.insert(*leaf, buffer);
-        }
-    }
-    backend.supports(&drawn.graph)?;
-    let mut program = backend.compile(Arc::new(drawn.graph.clone()), &bindings)?;
-    for (leaf, bytes) in &drawn.leaves {
-        if drawn.graph.tensor(*leaf).source == Source::Input {
-            program.write(*leaf, bytes)?;
-        }
-    }
-    let mut out = vec![0; drawn.graph.desc(drawn.result).extent()];
-    // Twice: a second run must not see anything of the first.
-    program.run()?;
-    program.run()?;
-    program.read(drawn.result, &mut out)?;
-    Ok(out)
-}
 
 fn check(case: &AnyCase, seed: u64, backends: &[(String, Arc<dyn Backend>)]) {
     let drawn = case.draw(seed).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));

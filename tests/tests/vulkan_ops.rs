@@ -1,13 +1,14 @@
 //! Every case of every operation on a Vulkan device: against the naive f64 definition, and bit for bit against the CPU.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_tests::{backends, vulkan};
+use fabric_tests::backends::{self, run};
+use fabric_tests::vulkan;
 use fabric_vulkan::VulkanOptions;
 use ggml_ops::backend::{Backend, Bindings};
 use ggml_ops::case::Drawn;
 use ggml_ops::eval_ref::{Evaluator, decode};
 use ggml_ops::ops::{MulMat, SetRows, all_cases};
-use ggml_ops::{Graph, Op, OpError, Source, TensorDesc, quants};
+use ggml_ops::{Graph, Op, OpError, TensorDesc, quants};
 use gguf::GgmlType;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,31 +23,6 @@ const WEIGHTS: [GgmlType; 18] = {
     use GgmlType::*;
     [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0]
 };
-
-/// The result's bytes on a backend.
-fn run(backend: &dyn Backend, drawn: &Drawn) -> Result<Vec<u8>, OpError> {
-    let mut bindings = Bindings::new();
-    for (leaf, bytes) in &drawn.leaves {
-        if drawn.graph.tensor(*leaf).source == Source::State {
-            let buffer = backend.alloc(bytes.len())?;
-            buffer.write(0, bytes)?;
-            bindings.insert(*leaf, buffer);
-        }
-    }
-    backend.supports(&drawn.graph)?;
-    let mut program = backend.compile(Arc::new(drawn.graph.clone()), &bindings)?;
-    for (leaf, bytes) in &drawn.leaves {
-        if drawn.graph.tensor(*leaf).source == Source::Input {
-            program.write(*leaf, bytes)?;
-        }
-    }
-    let mut out = vec![0; drawn.graph.desc(drawn.result).extent()];
-    // Twice: a second run must not see anything of the first.
-    program.run()?;
-    program.run()?;
-    program.read(drawn.result, &mut out)?;
-    Ok(out)
-}
 
 /// The first element that is too far from the definition.
 fn compare(drawn: &Drawn, bytes: &[u8], tolerance: ggml_ops::case::Tolerance) -> Option<String> {

@@ -6,12 +6,14 @@ use fabric_engine::arch::ARCHITECTURES;
 use fabric_engine::placement::Placement;
 use fabric_engine::train::dataset::Window;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
-use fabric_engine::train::optimizer::AdamWOptions;
+use fabric_engine::train::optimizer::{AdamWOptions, Param, adamw, adamw_step};
 use fabric_engine::train::{TrainOptions, Trainer};
 use fabric_engine::{Model, ModelOptions, device};
 use fabric_tests::golden::model;
 use fabric_tests::models::{N_VOCAB, bits, load, tiny};
-use fabric_tests::vulkan;
+use fabric_tests::{backends, vulkan};
+use ggml_ops::backend::Bindings;
+use ggml_ops::{Graph, TensorDesc};
 use gguf::{GgmlType, Gguf, TensorRole};
 use std::sync::Arc;
 
@@ -100,5 +102,45 @@ fn a_divided_model_trains_with_the_cpus_bits() {
         let divided = Arc::new(Model::load(open(), device, ModelOptions::default()).unwrap());
         assert_eq!(divided.device().name(), "split");
         assert!(train(&divided, &windows, 3) == want, "{placement:?}");
+    }
+}
+
+/// opt_step_adamw on the CPU and on the GPU changes parameters and moments as the host's optimizer does.
+#[test]
+fn the_operation_is_the_hosts_optimizer() {
+    let Some(gpu) = vulkan::device(device::VulkanOptions::default()) else { return };
+    let n = 777;
+    let mut rng = fastrand::Rng::with_seed(4);
+    let mut draw = |scale: f32| (0..n).map(|_| scale * (rng.f32() - 0.5)).collect::<Vec<f32>>();
+    let options = AdamWOptions { weight_decay: 0.1, ..AdamWOptions::default() };
+    let mut param = Param::new("p".into(), vec![n], draw(1.0));
+    let gradients = [draw(1e-3), draw(10.0), vec![0.0; n], draw(1e-12)];
+
+    let mut g = Graph::new();
+    let state = g.state("state", TensorDesc::new(GgmlType::F32, &[n, 3]).unwrap());
+    let (grad, step) = (g.input_f32("grad", &[n]).unwrap(), g.input_f32("step", &[7]).unwrap());
+    g.opt_step_adamw(state, grad, step).unwrap();
+    let g = Arc::new(g);
+    let mut programs = [gpu, backends::cpu(2, SimdLevel::detect())].map(|device| {
+        let buffer = device.alloc(12 * n).unwrap();
+        buffer.write(0, bytemuck::cast_slice(&param.value)).unwrap();
+        let bindings = Bindings::from([(state, buffer.clone())]);
+        (device.compile(g.clone(), &bindings).unwrap(), buffer)
+    });
+    for (i, gradient) in gradients.iter().enumerate() {
+        let (lr, iteration, scale) = (3e-3, i as u64 + 1, 0.75);
+        let s = adamw_step(&options, lr, iteration, scale);
+        param.grad.copy_from_slice(gradient);
+        adamw(std::slice::from_mut(&mut param), &options, lr, iteration, scale);
+        let want = [&param.value, &param.m, &param.v].map(|v| bits(v)).concat();
+        for (program, buffer) in &mut programs {
+            let values = [s.grad_scale, s.beta1, s.beta2, s.eps, s.step, s.root, s.keep];
+            program.write(grad, bytemuck::cast_slice(gradient)).unwrap();
+            program.write(step, bytemuck::cast_slice(&values)).unwrap();
+            program.run().unwrap();
+            let mut got = vec![0f32; 3 * n];
+            buffer.read(0, bytemuck::cast_slice_mut(&mut got)).unwrap();
+            assert!(bits(&got) == want, "step {iteration}");
+        }
     }
 }

@@ -23,6 +23,7 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Phase>, OpError> {
         Op::GluBack(op) => elementwise::glu_back(&c, op.kind),
         Op::Mul(_) => elementwise::mul(&c),
         Op::MulMat(op) => mul_mat::mul_mat(c, op),
+        Op::OptStepAdamw(_) => training::opt_step_adamw(&c),
         Op::OutProd(op) => out_prod::out_prod(c, op),
         Op::RmsNorm(op) => elementwise::rms_norm(&c, op.eps),
         Op::RmsNormBack(op) => elementwise::rms_norm_back(&c, op.eps),
@@ -54,6 +55,7 @@ pub(crate) fn supports(op: &Op, src: &[TensorDesc]) -> Result<(), OpError> {
         | Op::Glu(_)
         | Op::GluBack(_)
         | Op::Mul(_)
+        | Op::OptStepAdamw(_)
         | Op::RmsNorm(_)
         | Op::RmsNormBack(_)
         | Op::Rope(_)

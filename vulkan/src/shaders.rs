@@ -76,6 +76,7 @@ shaders! {
     MulMatTernaryDot "mul_mat_ternary_dot" 3,
     MulMatTernaryScaled "mul_mat_ternary_scaled" 3,
     MulMatTernaryScaledDot "mul_mat_ternary_scaled_dot" 3,
+    OptStepAdamw "opt_step_adamw" 5,
     OutProd "out_prod" 3,
     OutProdTernary "out_prod_ternary" 3,
     RmsNorm "rms_norm" 3,

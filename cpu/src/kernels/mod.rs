@@ -16,6 +16,7 @@ pub(crate) mod get_rows;
 pub(crate) mod get_rows_back;
 pub(crate) mod glu;
 pub(crate) mod mul_mat;
+pub(crate) mod opt_step_adamw;
 pub(crate) mod out_prod;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;

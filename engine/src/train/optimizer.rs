@@ -1,5 +1,6 @@
 //! AdamW ([Loshchilov and Hutter 2017](https://arxiv.org/abs/1711.05101)).
 
+use ggml_ops::numerics::AdamwStep;
 use rayon::prelude::*;
 
 /// Constants of AdamW.
@@ -52,20 +53,23 @@ pub fn global_norm(params: &[Param]) -> f64 {
     params.par_iter().map(squares).collect::<Vec<f64>>().iter().sum::<f64>().sqrt()
 }
 
-/// One step, the `iteration`-th counted from 1, with each gradient times `grad_scale`. Gradients are zero afterwards.
-pub fn adamw(params: &mut [Param], options: &AdamWOptions, lr: f64, iteration: u64, grad_scale: f32) {
+/// What the `iteration`-th step, counted from 1, has in common for all parameters: in f64, rounded at the end.
+pub fn adamw_step(options: &AdamWOptions, lr: f64, iteration: u64, grad_scale: f32) -> AdamwStep {
     let AdamWOptions { beta1, beta2, eps, weight_decay } = *options;
     let t = i32::try_from(iteration).unwrap_or(i32::MAX);
     let correction = |beta: f32| 1.0 - f64::from(beta).powi(t);
     let step = (lr / correction(beta1)) as f32;
     let root = correction(beta2).sqrt() as f32;
     let keep = (1.0 - lr * f64::from(weight_decay)) as f32;
+    AdamwStep { grad_scale, beta1, beta2, eps, step, root, keep }
+}
+
+/// One step, the `iteration`-th counted from 1, with each gradient times `grad_scale`. Gradients are zero afterwards.
+pub fn adamw(params: &mut [Param], options: &AdamWOptions, lr: f64, iteration: u64, grad_scale: f32) {
+    let step = adamw_step(options, lr, iteration, grad_scale);
     params.par_iter_mut().for_each(|p| {
         for (((x, g), m), v) in p.value.iter_mut().zip(&mut p.grad).zip(&mut p.m).zip(&mut p.v) {
-            let gradient = *g * grad_scale;
-            *m = beta1 * *m + (1.0 - beta1) * gradient;
-            *v = beta2 * *v + (1.0 - beta2) * (gradient * gradient);
-            *x = *x * keep - step * (*m / (v.sqrt() / root + eps));
+            step.apply(x, m, v, *g);
             *g = 0.0;
         }
     });

@@ -97,6 +97,7 @@ ops! {
     GluBack => glu_back,
     Mul => mul,
     MulMat => mul_mat,
+    OptStepAdamw => opt_step_adamw,
     OutProd => out_prod,
     RmsNorm => rms_norm,
     RmsNormBack => rms_norm_back,

@@ -1,4 +1,4 @@
-//! Operations that only training has: cpy, dropout, cross_entropy_loss, get_rows_back.
+//! Operations that only training has: cpy, dropout, cross_entropy_loss, get_rows_back, opt_step_adamw.
 
 use super::WORKGROUP;
 use crate::shaders::Shader;
@@ -52,6 +52,35 @@ pub(crate) fn dropout(c: &Compiler, op: &Dropout) -> Result<Vec<Phase>, OpError>
             bindings: vec![c.binding(y, &wy, true), c.binding(x, &wx, false), c.binding(seed, &ws, false)],
             push: p.push(),
             groups: c.groups(tile.len.iter().product::<u64>().div_ceil(WORKGROUP))?,
+        });
+    }
+    Ok(c.phase(steps))
+}
+
+/// The rows of the state are three operands, each cut along the elements.
+pub(crate) fn opt_step_adamw(c: &Compiler) -> Result<Vec<Phase>, OpError> {
+    let (state, grad, step) = (&c.dst, &c.src[1], &c.src[2]);
+    let row = |r: u64| {
+        let mut t = state.clone();
+        t.offset += r * state.nb(1);
+        t.desc.ne[1] = 1;
+        t
+    };
+    let tensors = [row(0), row(1), row(2), grad.clone(), step.clone()];
+    let follows = |i: usize| if i < 4 { (Follow::each(4), 4) } else { (Follow::NOT, 4 * step.ne(0)) };
+    let operands: Vec<_> = (0..5).map(|i| tensors[i].operand(vec![follows(i).0], follows(i).1)).collect();
+    let mut steps = Vec::new();
+    for tile in c.tiles(&[state.ne(0)], &operands)? {
+        let windows = operands.iter().map(|o| c.window(o, &tile)).collect::<Result<Vec<_>, _>>()?;
+        let mut p = Parameters::new();
+        p.put([tile.start[0], tile.len[0]]);
+        p.put((0..5).map(|i| from_base(&tensors[i], &windows[i], 2)));
+        steps.push(Step {
+            shader: Shader::OptStepAdamw,
+            constants: [0; 3],
+            bindings: (0..5).map(|i| c.binding(&tensors[i], &windows[i], i < 3)).collect(),
+            push: p.push(),
+            groups: c.groups(tile.len[0].div_ceil(WORKGROUP))?,
         });
     }
     Ok(c.phase(steps))
