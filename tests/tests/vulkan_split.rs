@@ -113,7 +113,9 @@ fn every_architecture_can_be_divided() {
             assert_eq!(divided.device().name(), "split");
             assert!(generated(&divided, &tokens, &[]) == generated(&alone, &tokens, &[]), "{}", arch.name());
             let roles = [TensorRole::AttnQ, TensorRole::AttnOutput, TensorRole::FfnDown, TensorRole::FfnUp];
-            let mut adapter = Adapter::new(&alone, &roles, 4, 8.0, 3).unwrap();
+            // Where matrices are fused there is none of some.
+            let roles = roles.into_iter().filter(|r| alone.weights().keys().any(|name| name.role == *r));
+            let mut adapter = Adapter::new(&alone, &roles.collect::<Vec<_>>(), 4, 8.0, 3).unwrap();
             adapter.pairs.values_mut().for_each(|p| p.b.iter_mut().enumerate().for_each(|(i, b)| *b = i as f32 * 1e-3));
             let on = |m: &Model| [Arc::new(LoadedAdapter::new(&adapter, m.device(), 1.0).unwrap())];
             let want = generated(&alone, &tokens, &on(&alone));
