@@ -18,6 +18,7 @@ pub mod chat_template;
 pub mod context;
 pub mod device;
 mod error;
+pub mod grammar;
 mod i2_s;
 pub mod kv_cache;
 pub mod model;

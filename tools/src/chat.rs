@@ -8,6 +8,7 @@ use crate::prompt_cache::PromptCache;
 use crate::session::{Progress, Session};
 use crate::{Error, interrupt, prompt};
 use fabric_engine::chat_template::{ChatMessage, ChatTemplate};
+use fabric_engine::grammar::{Matcher, Sampler};
 use fabric_engine::sampler::{SamplerChain, SamplerParams, SamplerVocab};
 use serde_json::{Map, Value as Json};
 use std::io::Write;
@@ -32,6 +33,8 @@ pub struct ChatOptions {
     pub system: Option<String>,
     /// How to choose tokens. Its seed is fixed; answering again adds one to it.
     pub sampler: (SamplerParams, SamplerVocab),
+    /// What each answer must be like.
+    pub grammar: Option<Matcher>,
     /// Most tokens of an answer.
     pub n_predict: Option<usize>,
     /// Texts that end an answer.
@@ -240,8 +243,9 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         }
         let (params, vocab) = &self.options.sampler;
         let seed = params.seed.wrapping_add(self.n_regen);
-        let mut chain = SamplerChain::new(&SamplerParams { seed, ..params.clone() }, vocab)?;
-        self.session.accept_all(&mut chain);
+        let chain = SamplerChain::new(&SamplerParams { seed, ..params.clone() }, vocab)?;
+        let mut sampler = Sampler::new(chain, self.options.grammar.clone());
+        self.session.accept_all(&mut sampler);
         let before = self.session.perf.clone();
         self.options.stops.clear();
         let mut left = self.options.n_predict;
@@ -257,7 +261,7 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         {
             cache.prompt_done(self.session, self.log)?;
         }
-        let stop = generate(self.session, &mut chain, stops, &mut left, special, |token, piece| {
+        let stop = generate(self.session, &mut sampler, stops, &mut left, special, |token, piece| {
             if !is_eog(token) {
                 bytes.extend_from_slice(piece);
             }

@@ -78,6 +78,17 @@ pub enum Error {
     /// The samplers.
     #[error(transparent)]
     Sampler(#[from] SamplerError),
+    /// No token can be chosen.
+    #[error(transparent)]
+    Sample(#[from] fabric_engine::grammar::SampleError),
+    /// The grammar or schema in this file cannot be used.
+    #[error("{}: {what}", path.display())]
+    GrammarFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, and where.
+        what: String,
+    },
     /// The chat template.
     #[error(transparent)]
     ChatTemplate(#[from] fabric_engine::chat_template::ChatTemplateError),

@@ -2,7 +2,7 @@
 
 use crate::Error;
 use crate::session::{Progress, Session};
-use fabric_engine::sampler::SamplerChain;
+use fabric_engine::grammar::Sampler;
 
 /// Why generation stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl StopTexts {
 /// Those of the engine, the samplers and `on_token`.
 pub fn generate(
     session: &mut Session,
-    chain: &mut SamplerChain,
+    sampler: &mut Sampler,
     stops: &mut StopTexts,
     left: &mut Option<usize>,
     special: bool,
@@ -83,7 +83,7 @@ pub fn generate(
         if session.run()? == Progress::Interrupted || crate::interrupt::requested() {
             return Ok(Stop::Interrupted);
         }
-        let token = session.sample(chain)?;
+        let token = session.sample(sampler)?;
         if let Some(n) = left {
             *n -= 1;
         }

@@ -6,7 +6,7 @@ use crate::log::Log;
 use crate::output::{Output, Style};
 use crate::session::Session;
 use crate::{Error, interrupt};
-use fabric_engine::sampler::SamplerChain;
+use fabric_engine::grammar::{SampleError, Sampler};
 use std::io::Write;
 
 /// How turns are taken.
@@ -37,7 +37,7 @@ pub struct InteractiveOptions {
 /// Where the output cannot be written, or the model cannot be run.
 pub fn take_turns<W: Write>(
     session: &mut Session,
-    chain: &mut SamplerChain,
+    sampler: &mut Sampler,
     out: &mut Output<W>,
     editor: &mut LineEditor,
     options: InteractiveOptions,
@@ -77,15 +77,16 @@ pub fn take_turns<W: Write>(
                 // Less than before where the context was shifted.
                 let start = session.tokens().len();
                 session.append(&new);
-                session.accept_from(chain, start);
+                session.accept_from(sampler, start);
                 out.text(&in_suffix)?;
             }
             out.style(Style::Plain)?;
             stops.clear();
+            sampler.restart_grammar().map_err(SampleError::from)?;
         }
         let mut left = n_predict;
         let busy = interrupt::busy();
-        let stop = generate(session, chain, &mut stops, &mut left, special, |_, piece| out.piece(piece))?;
+        let stop = generate(session, sampler, &mut stops, &mut left, special, |_, piece| out.piece(piece))?;
         drop(busy);
         match stop {
             Stop::ContextFull => {
@@ -99,7 +100,7 @@ pub fn take_turns<W: Write>(
                     if session.make_room(tokens.len())? {
                         let start = session.tokens().len();
                         session.append(&tokens);
-                        session.accept_from(chain, start);
+                        session.accept_from(sampler, start);
                         out.piece(&stop)?;
                     }
                 }

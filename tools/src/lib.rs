@@ -20,6 +20,7 @@ pub mod error;
 pub mod escape;
 pub mod fallback;
 pub mod generate;
+pub mod grammar;
 pub mod interactive;
 pub mod interrupt;
 pub mod line_editor;

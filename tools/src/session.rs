@@ -3,8 +3,8 @@
 use crate::fallback::Resilient;
 use crate::perf::Perf;
 use crate::{Error, interrupt};
+use fabric_engine::grammar::{SampleError, Sampler};
 use fabric_engine::kv_cache::{CacheFile, CacheFileError};
-use fabric_engine::sampler::SamplerChain;
 use fabric_engine::vocab::Vocab;
 use fabric_engine::{Batch, Model};
 use std::path::Path;
@@ -257,15 +257,15 @@ impl<'m> Session<'m> {
         Ok(progress)
     }
 
-    /// Shows the text to a chain that is to continue it.
-    pub fn accept_all(&mut self, chain: &mut SamplerChain) {
-        self.accept_from(chain, 0);
+    /// Shows the text to a sampler that is to continue it.
+    pub fn accept_all(&mut self, sampler: &mut Sampler) {
+        self.accept_from(sampler, 0);
     }
 
-    /// Shows the end of the text, from position `start`, to a chain.
-    pub fn accept_from(&mut self, chain: &mut SamplerChain, start: usize) {
+    /// Shows the end of the text, from position `start`, to a sampler. Its grammar is only for what is generated.
+    pub fn accept_from(&mut self, sampler: &mut Sampler, start: usize) {
         let new = self.tokens.get(start..).unwrap_or_default();
-        new.iter().for_each(|&t| chain.accept(t));
+        new.iter().for_each(|&t| sampler.accept_prompt(t));
         self.perf.n_sampled += new.len();
     }
 
@@ -273,10 +273,10 @@ impl<'m> Session<'m> {
     ///
     /// # Errors
     /// Where no token can be chosen.
-    pub fn sample(&mut self, chain: &mut SamplerChain) -> Result<u32, Error> {
+    pub fn sample(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
         let start = Instant::now();
-        let token = chain.sample(&self.logits)?;
-        chain.accept(token);
+        let token = sampler.sample(&self.logits)?;
+        sampler.accept(token).map_err(SampleError::from)?;
         self.perf.sampling += start.elapsed();
         self.perf.n_sampled += 1;
         self.tokens.push(token);

@@ -47,7 +47,6 @@ const GPU: Policy = Ignored("a model runs whole on the CPU or whole on one GPU")
 const SCHEDULING: Policy = Ignored("the operating system places and schedules the threads");
 const ONE_SEQUENCE: Policy = Ignored("there is one sequence");
 const DOWNLOAD: Policy = Refused("nothing is downloaded: fetch the file and name it with -m");
-const GRAMMAR: Policy = Refused("a grammar cannot guide the samplers yet");
 const ADAPTER: Policy = Refused("the model runs as it is in its file");
 const MEDIA: Policy = Refused("text is all that models read here");
 const YARN: Policy = Only(&["-1", "-1.0", "0"], "positions are scaled linearly or not at all");
@@ -121,10 +120,6 @@ pub const MAIN: &[Absent] = &[
     row(&["--control-vector"], "", Value, ADAPTER),
     row(&["--control-vector-scaled"], "", Two, ADAPTER),
     row(&["--control-vector-layer-range"], "", Two, ADAPTER),
-    row(&["--grammar"], "", Value, GRAMMAR),
-    row(&["--grammar-file"], "", Value, GRAMMAR),
-    row(&["-j", "--json-schema"], "", Value, GRAMMAR),
-    row(&["-jf", "--json-schema-file"], "", Value, GRAMMAR),
     row(
         &["--reasoning-format"],
         "LLAMA_ARG_REASONING_FORMAT",

@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn what_would_change_the_output_is_refused() {
         for argv in
-            [&["--grammar", "root ::= x"][..], &["-gan", "2"], &["--log-jsonl"], &["-hf", "a/b"], &["--control-vector"]]
+            [&["-gan", "2"][..], &["--log-jsonl"], &["-hf", "a/b"], &["--control-vector"]]
         {
             assert!(matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))), "{argv:?}");
         }

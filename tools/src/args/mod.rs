@@ -11,6 +11,7 @@ pub mod export_lora;
 pub mod finetune;
 pub mod generation;
 pub mod gguf;
+pub mod grammar;
 pub mod help;
 pub mod logging;
 pub mod lora;

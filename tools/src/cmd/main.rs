@@ -9,6 +9,7 @@ use crate::args::chat::{ChatArgs, TypingArgs};
 use crate::args::context::ContextArgs;
 use crate::args::device::DeviceArgs;
 use crate::args::generation::GenerationArgs;
+use crate::args::grammar::GrammarArgs;
 use crate::args::logging::LoggingArgs;
 use crate::args::model::ModelArgs;
 use crate::args::sampling::SamplingArgs;
@@ -23,10 +24,11 @@ use crate::output::{Output, Style};
 use crate::perf::Perf;
 use crate::prompt_cache::PromptCache;
 use crate::session::Session;
-use crate::{Error, device, escape, interrupt, load, prompt};
+use crate::{Error, device, escape, grammar, interrupt, load, prompt};
 use clap::{ArgMatches, Parser};
 use fabric_engine::Model;
 use fabric_engine::chat_template::ChatTemplate;
+use fabric_engine::grammar::Matcher;
 use fabric_engine::sampler::{SamplerChain, SamplerParams, SamplerVocab};
 use serde_json::{Map, Value as Json};
 use std::ffi::OsString;
@@ -40,6 +42,7 @@ Examples
   fabric-main -m model.gguf -p \"Once upon a time\" -n 100
   fabric-main -m model.gguf -cnv -sys \"You are brief.\"
   fabric-main -m model.gguf --lora adapter.gguf -p \"Once upon a time\"
+  fabric-main -m model.gguf -p \"A user: \" --json-schema-file schema.json
   fabric-main -m model.gguf -f prompt.txt -n 0 --logits-file logits.npy";
 
 /// Runs a language model (GGUF): completes a text, or holds a conversation. The text goes to standard output, all
@@ -61,6 +64,8 @@ pub struct MainArgs {
     typing: TypingArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
     #[command(flatten)]
     device: DeviceArgs,
     #[command(flatten)]
@@ -96,6 +101,7 @@ struct Main<'a> {
     args: &'a MainArgs,
     log: &'a Log,
     sampler: (SamplerParams, SamplerVocab),
+    grammar: Option<Matcher>,
     prompt: Option<Vec<u8>>,
 }
 
@@ -108,6 +114,7 @@ impl Main<'_> {
         let mut perf = Perf::since(Instant::now());
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
+        let grammar = grammar::given(&args.grammar, log)?;
         let loaded = load::load(&args.model, &args.device, Some(args.context.ctx_size as usize), log)?;
         let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
         let Loaded { model, gpu } = loaded;
@@ -124,13 +131,14 @@ impl Main<'_> {
         let runs = Resilient::new(&model, options, &args.adapter, fallback, log)?;
         let mut session = Session::new(&model, runs, args.context.batch_size as usize, perf.clone())?;
         let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;
+        let grammar = grammar.map(|given| given.matcher(session.vocab())).transpose()?;
         if args.generation.warmup {
             session.warm_up()?;
         }
         perf.loaded();
         session.perf = perf;
         let mut prompt_cache = open_prompt_cache(args, &session, log)?;
-        let main = Main { args, log, sampler, prompt };
+        let main = Main { args, log, sampler, grammar, prompt };
         let mut out = Output::new(std::io::stdout().lock(), args.typing.color.applies(std::io::stdout().is_terminal()));
         let status = match main.template(&model)? {
             Some(template) => main.chat(&mut session, &mut out, template, kwargs, prompt_cache.as_mut()),
@@ -220,6 +228,7 @@ impl Main<'_> {
             kwargs,
             system,
             sampler: self.sampler.clone(),
+            grammar: self.grammar.clone(),
             n_predict: self.n_predict(),
             stops: self.stops(),
             special: self.args.generation.special,

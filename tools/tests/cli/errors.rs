@@ -54,8 +54,6 @@ fn command_lines_that_are_wrong() {
 #[test]
 fn what_is_not_supported() {
     let cases: &[&[&str]] = &[
-        &["--grammar", "root ::= \"x\""],
-        &["-j", "{}"],
         &["--control-vector", "x.gguf"],
         &["-hf", "user/model"],
         &["--model-url", "http://x"],

@@ -10,6 +10,7 @@ use crate::output::{Output, Style};
 use crate::prompt_cache::PromptCache;
 use crate::session::{Progress, Session};
 use crate::{Error, interrupt, prompt};
+use fabric_engine::grammar::Sampler;
 use fabric_engine::sampler::SamplerChain;
 use fabric_engine::vocab::Vocab;
 use std::io::{IsTerminal, Write};
@@ -47,7 +48,7 @@ impl Main<'_> {
         }
         self.tell_prompt(vocab, prompt, &tokens);
         let (params, sampler_vocab) = &self.sampler;
-        let mut chain = SamplerChain::new(params, sampler_vocab)?;
+        let mut sampler = Sampler::new(SamplerChain::new(params, sampler_vocab)?, self.grammar.clone());
         self.tell_generation(session, tokens.len());
         let n_keep = session.n_keep(self.args.context.keep, tokens.len());
         session.shift_keeps(self.shifts().then_some(n_keep));
@@ -55,7 +56,7 @@ impl Main<'_> {
             Some(cache) => cache.begin(session, &tokens, self.log)?,
             None => session.append(&tokens),
         }
-        session.accept_all(&mut chain);
+        session.accept_all(&mut sampler);
         let n_rows = tokens.len();
         let npy = generation.logits_file.as_ref().map(|path| NpyWriter::create(path, [n_rows, sampler_vocab.n_vocab]));
         let npy = npy.transpose()?;
@@ -83,7 +84,7 @@ impl Main<'_> {
         }
         if interactive && progress == Progress::Done {
             drop(busy);
-            self.take_turns(session, &mut chain, out, stops, stopped_by_prompt)?;
+            self.take_turns(session, &mut sampler, out, stops, stopped_by_prompt)?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut left = n_predict;
@@ -91,7 +92,7 @@ impl Main<'_> {
             Progress::Interrupted => Stop::Interrupted,
             Progress::Done if stopped_by_prompt => Stop::ReversePrompt,
             Progress::Done => {
-                generate(session, &mut chain, &mut stops, &mut left, generation.special, |_, piece| out.piece(piece))?
+                generate(session, &mut sampler, &mut stops, &mut left, generation.special, |_, piece| out.piece(piece))?
             }
         };
         drop(busy);
@@ -122,7 +123,7 @@ impl Main<'_> {
     fn take_turns<W: Write>(
         &self,
         session: &mut Session,
-        chain: &mut SamplerChain,
+        sampler: &mut Sampler,
         out: &mut Output<W>,
         stops: StopTexts,
         stopped_by_prompt: bool,
@@ -141,7 +142,7 @@ impl Main<'_> {
         };
         // An editor would begin a new line, but what is typed goes on where the text ends.
         let mut editor = LineEditor::new(true, typing.multiline_input);
-        interactive::take_turns(session, chain, out, &mut editor, options, self.log)
+        interactive::take_turns(session, sampler, out, &mut editor, options, self.log)
     }
 
     fn tell_prompt(&self, vocab: &Vocab, prompt: &[u8], tokens: &[u32]) {

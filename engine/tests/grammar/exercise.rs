@@ -1,0 +1,97 @@
+//! Uses all of a grammar or schema, however bad it is. The fuzz targets share this with the mutation test.
+
+use std::sync::{Arc, LazyLock};
+
+use fabric_engine::grammar::{Grammar, GrammarError, Matcher, TokenTrie, json_schema_to_gbnf};
+
+/// Single bytes, some longer tokens, half characters, and one that ends the text.
+static TOKENS: LazyLock<Arc<TokenTrie>> = LazyLock::new(|| {
+    let mut pieces: Vec<Vec<u8>> = (0..=255).map(|b| vec![b]).collect();
+    let more: [&[u8]; 12] =
+        [b"", b"</s>", b"{\"", b"\": ", b"\",", b"  ", b"ab", b"true", "é".as_bytes(), b"a\xE2\x82", b"\xAC", b"}}]"];
+    pieces.extend(more.map(<[u8]>::to_vec));
+    Arc::new(TokenTrie::of_pieces(pieces, &[257]))
+});
+
+/// Reads the grammar and walks through it at random; texts that are complete go to `complete`.
+fn walk(text: &str, seed: &mut u64, n_steps: usize, mut complete: impl FnMut(&[u8])) -> Result<(), GrammarError> {
+    let grammar = Arc::new(Grammar::parse(text, &())?);
+    let mut matcher = Matcher::new(grammar, TOKENS.clone())?;
+    let mut written = Vec::new();
+    for step in 0..n_steps {
+        if matcher.may_end() {
+            complete(&written);
+        }
+        let mask = matcher.mask()?;
+        let allowed: Vec<u32> = (0..268).filter(|id| mask[*id as usize / 64] >> (id % 64) & 1 == 1).collect();
+        let mut logits = [0.0; 268];
+        if allowed.is_empty() {
+            assert_eq!(matcher.apply(&mut logits), Err(GrammarError::NoToken));
+            break;
+        }
+        let mut random = || {
+            *seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (*seed >> 33) as usize
+        };
+        let other = random() as u32 % 268;
+        assert_eq!(matcher.allows(other)?, allowed.contains(&other), "token {other} after {written:?}");
+        // What closes something is likely, so that texts come to an end.
+        let closing =
+            allowed.iter().find(|id| b"}])\"".contains(&(**id as u8)) && **id < 256).filter(|_| random() % 3 == 0);
+        let token = closing.copied().unwrap_or_else(|| allowed[random() % allowed.len()]);
+        if step == 7 {
+            matcher = matcher.clone();
+        }
+        matcher.accept(token)?;
+        if token == 257 {
+            break;
+        }
+        let piece: &[u8] = match token {
+            0..256 => &[token as u8],
+            _ => [
+                &b""[..],
+                b"",
+                b"{\"",
+                b"\": ",
+                b"\",",
+                b"  ",
+                b"ab",
+                b"true",
+                "é".as_bytes(),
+                b"a\xE2\x82",
+                b"\xAC",
+                b"}}]",
+            ][token as usize - 256],
+        };
+        written.extend_from_slice(piece);
+        if let Err(e) = std::str::from_utf8(&written) {
+            assert_eq!(e.error_len(), None, "no UTF-8: {written:?}");
+        }
+    }
+    matcher.reset()?;
+    matcher.mask().map(drop)
+}
+
+/// A grammar.
+pub fn grammar(text: &str) {
+    let mut seed = text.len() as u64;
+    // An error is an answer.
+    let _ = walk(text, &mut seed, 24, |_| {});
+}
+
+/// A JSON schema: what its grammar makes is JSON.
+pub fn schema(text: &str) {
+    let Ok(gbnf) = json_schema_to_gbnf(text) else { return };
+    let mut seed = text.len() as u64;
+    let walked = walk(&gbnf.text, &mut seed, 100, |written| {
+        if let Err(e) = serde_json::from_slice::<serde_json::Value>(written) {
+            let deep = e.to_string().contains("recursion limit");
+            assert!(deep, "{e}: {:?}\n{text}", String::from_utf8_lossy(written));
+        }
+    });
+    match walked {
+        Ok(()) | Err(GrammarError::LeftRecursion { .. } | GrammarError::TooAmbiguous { .. }) => {}
+        Err(GrammarError::TooComplex { .. }) => {}
+        Err(e) => panic!("{e}\n{text}\n{}", gbnf.text),
+    }
+}
