@@ -83,7 +83,11 @@ pub fn generate(
         if session.run()? == Progress::Interrupted || crate::interrupt::requested() {
             return Ok(Stop::Interrupted);
         }
-        let token = session.sample(sampler)?;
+        let token = match session.sample(sampler) {
+            // All that may follow would end the text, and the flags or the vocabulary leave no such token.
+            Err(Error::Sample(_)) if sampler.is_at_end() => return Ok(Stop::EndOfGeneration),
+            token => token?,
+        };
         if let Some(n) = left {
             *n -= 1;
         }

@@ -58,6 +58,11 @@ impl Sampler {
         self.grammar.as_mut().map_or(Ok(()), Matcher::reset)
     }
 
+    /// Whether there is a grammar that allows nothing but the end of the text.
+    pub fn is_at_end(&self) -> bool {
+        self.grammar.as_ref().is_some_and(Matcher::is_at_end)
+    }
+
     /// The chain.
     pub fn chain(&self) -> &SamplerChain {
         &self.chain

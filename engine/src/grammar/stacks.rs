@@ -12,9 +12,13 @@ use super::rules::{Element, Grammar, UNBOUNDED};
 use super::utf8::Partial;
 
 /// Most ways to read one text.
-const MAX_STACKS: usize = 1 << 13;
-/// Most steps for one token, or for one mask over all tokens.
-const MAX_WORK: usize = 1 << 23;
+const MAX_STACKS: usize = 1 << 17;
+/// Most steps for one token, or for one mask over all tokens: about a second.
+const MAX_WORK: usize = 1 << 26;
+/// Steps that a new node counts as.
+const NODE: usize = 16;
+/// Steps that a stack counts as where it is written down.
+const STACK: usize = 4;
 /// So many nodes or states are kept for later tokens, or twice as many as were needed when some were dropped.
 const KEEP: usize = 1 << 16;
 /// The stack of a text that is complete.
@@ -125,7 +129,7 @@ impl Stacks {
             Entry::Vacant(entry) => {
                 entry.insert(new);
                 self.nodes.push(node);
-                self.spend(1)?;
+                self.spend(NODE)?;
                 Ok(new)
             }
         }
@@ -157,7 +161,7 @@ impl Stacks {
         if let Some(&state) = self.state_ids.get(tops.as_slice()) {
             return Ok(state);
         }
-        self.spend(1 + self.grammar.n_ascii + tops.len())?;
+        self.spend(NODE + self.grammar.n_ascii + STACK * tops.len())?;
         Ok(self.add_state(tops.into()))
     }
 
@@ -180,7 +184,7 @@ impl Stacks {
         let mut todo = vec![(root, 0u32)];
         let mut seen = HashSet::new();
         while let Some((id, fresh)) = todo.pop() {
-            self.spend(1)?;
+            self.spend(NODE)?;
             if !seen.insert((id, fresh > 0)) {
                 continue;
             }
@@ -220,6 +224,7 @@ impl Stacks {
         }
         found.sort_unstable();
         found.dedup();
+        self.spend(STACK * found.len())?;
         Ok(found.into())
     }
 

@@ -76,9 +76,8 @@ fn deep_groups_and_long_chains() {
     assert_eq!(takes(&grammar(&nested), "x"), Ok(true));
     let behind = format!("root ::= {}\"x\"{}", "(".repeat(n), " \"y\")".repeat(n));
     assert_eq!(takes(&grammar(&behind), "xyy"), Ok(false));
-    let stars = |n| format!("root ::= {}\"x\"{}", "(".repeat(n), ")*".repeat(n));
-    assert_eq!(takes(&grammar(&stars(1000)), "xxx"), Ok(true));
-    assert!(fails(&stars(n), "x").contains("too ambiguous"));
+    let stars = format!("root ::= {}\"x\"{}", "(".repeat(n), ")*".repeat(n));
+    assert_eq!(takes(&grammar(&stars), "xxx"), Ok(true));
     let chain: String = (0..n).map(|i| format!("r{i} ::= r{} | \"a\"\n", i + 1)).collect();
     let chain = format!("root ::= r0\n{chain}r{n} ::= \"x\"\n");
     assert_eq!(takes(&grammar(&chain), "x"), Ok(true));
@@ -109,7 +108,7 @@ fn ambiguity_without_bound_is_an_error() {
     let source = "root ::= s\ns ::= \"a\" s \"b\" | \"a\" s \"c\" | \"a\" s \"d\" | \"e\"";
     assert_eq!(
         fails(source, &"a".repeat(40)),
-        "the grammar is too ambiguous: there are over 8192 ways to read the text so far"
+        "the grammar is too ambiguous: there are over 131072 ways to read the text so far"
     );
     let many: String = (0..400).map(|i| format!("r{i} ::= {}\n", "(\"a\"? \"b\"?)".repeat(400))).collect();
     let source = format!("root ::= {}\n{many}", (0..400).map(|i| format!("r{i} ")).collect::<String>());

@@ -1,10 +1,8 @@
 //! Grammars against llama.cpp's masks, JSON schemas against llama.cpp and a validator, and hostile input.
 
-mod exercise;
 mod hostile;
 mod masks;
 mod matching;
-mod mutations;
 mod sampler;
 mod schemas;
 

@@ -5,5 +5,6 @@ mod completion;
 mod errors;
 mod flags;
 mod kv_cache;
+mod grammar;
 mod logits;
 mod run;

@@ -57,7 +57,7 @@ pub fn json_schema_to_gbnf(schema: &str) -> Result<Gbnf, SchemaError> {
     while let Some((target, name, path)) = converter.todo.pop_front() {
         converter.reserved.remove(&name);
         let rule = converter.visit(target, &name, &Path { parent: None, key: &path })?;
-        if rule != name {
+        if !converter.by_name.contains_key(&name) {
             converter.rule(&name, rule)?;
         }
     }

@@ -1,8 +1,13 @@
-//! Uses all of a grammar or schema, however bad it is. The fuzz targets share this with the mutation test.
+//! Uses all of a grammar, schema, chat template or dataset, however bad it is. The fuzz targets share this with the tests.
 
 use std::sync::{Arc, LazyLock};
 
+use fabric_engine::chat_template::{ChatMessage, ChatTemplate};
 use fabric_engine::grammar::{Grammar, GrammarError, Matcher, TokenTrie, json_schema_to_gbnf};
+use fabric_engine::train::dataset::{Dataset, DatasetOptions};
+use fabric_engine::vocab::Vocab;
+use gguf::Gguf;
+use serde_json::Map;
 
 /// Single bytes, some longer tokens, half characters, and one that ends the text.
 static TOKENS: LazyLock<Arc<TokenTrie>> = LazyLock::new(|| {
@@ -93,5 +98,44 @@ pub fn schema(text: &str) {
         Ok(()) | Err(GrammarError::LeftRecursion { .. } | GrammarError::TooAmbiguous { .. }) => {}
         Err(GrammarError::TooComplex { .. }) => {}
         Err(e) => panic!("{e}\n{text}\n{}", gbnf.text),
+    }
+}
+
+/// A chat template.
+pub fn chat_template(text: &str) {
+    let Ok(template) = ChatTemplate::new(text, "<s>", "</s>") else { return };
+    let messages =
+        ["system", "user", "assistant", "user"].map(|role| ChatMessage::new(role, format!("{role} \u{e9}\n")));
+    for add in [false, true] {
+        let _ = template.apply(&messages, add, &Map::new());
+    }
+}
+
+static VOCAB: LazyLock<Vocab> = LazyLock::new(|| {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ggml-vocab-qwen2.gguf");
+    let path = std::path::Path::new(path);
+    // The fuzz targets lie one folder deeper.
+    let path = if path.exists() { path.into() } else { path.with_file_name("../../models/ggml-vocab-qwen2.gguf") };
+    Vocab::from_metadata(Gguf::open(path).unwrap().metadata()).unwrap()
+});
+
+/// A dataset, as text and as JSONL.
+pub fn dataset(text: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, assistant_loss_only) in [("a.txt", false), ("a.jsonl", false), ("b.jsonl", true)] {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        let options = DatasetOptions {
+            n_ctx: 16,
+            assistant_loss_only,
+            skip_bad_lines: text.len() % 2 == 0,
+            pack: text.len() % 3 == 0,
+            ..DatasetOptions::default()
+        };
+        if let Ok(dataset) = Dataset::load(&path, &VOCAB, None, &options) {
+            for windows in [&dataset.train, &dataset.val] {
+                assert!(windows.iter().all(|window| window.tokens.len() <= 16));
+            }
+        }
     }
 }

@@ -1,13 +1,29 @@
-//! Random mutations of grammars and schemas: none may panic, hang or take the machine's memory.
+//! Random mutations of what comes from files and flags: none may panic, hang or take the machine's memory.
 //!
-//! A short run by default; `FABRIC_FUZZ_SECONDS=600 cargo test -p fabric-engine --test grammar mutations` is a long one with
-//! other seeds. What that finds goes into `fixtures/grammar/found`, which is replayed here.
+//! A short run by default; `FABRIC_FUZZ_SECONDS=600 cargo test -p fabric-engine --test mutations` is a long one with other
+//! seeds. What that finds becomes a test. `engine/fuzz` does the same with libFuzzer.
 
+mod exercise;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::{Rng, exercise, fixture};
+/// A small generator of numbers, so that a failure can be repeated.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((self.0 >> 33) % n as u64) as usize
+    }
+}
+
+fn fixture(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
 
 const SCHEMAS: &[&str] = &[
     r##"{"type":"object","properties":{"a":{"type":"string","minLength":1,"maxLength":5},"b":{"type":["integer","null"],"minimum":-3,"maximum":120}},"required":["a"],"additionalProperties":{"type":"number"}}"##,
@@ -55,6 +71,23 @@ const PIECES: &[&str] = &[
     "[^",
     "{\"$ref\":\"#\"}",
     "null",
+    "{{",
+    "}}",
+    "{%",
+    "%}",
+    " for m in messages ",
+    " endfor ",
+    " * ",
+    "~",
+    "range(999999999)",
+    "[[1]*9]*9",
+    "messages",
+    "\"role\":",
+    "\"content\":",
+    "\"messages\":",
+    "\"text\":",
+    "<|im_start|>",
+    "\n",
     "-1e999",
     "99999999999999999999",
     "\"type\":",
@@ -120,7 +153,7 @@ fn run(seeds: &[String], use_it: impl Fn(&str)) {
 
 #[test]
 fn mutations_of_grammars() {
-    let masks: Value = serde_json::from_str(&fixture("masks.json")).unwrap();
+    let masks: Value = serde_json::from_str(&fixture("grammar/masks.json")).unwrap();
     let walks = masks["walks"].as_array().unwrap();
     let seeds: Vec<String> = walks.iter().map(|walk| walk["text"].as_str().unwrap().to_string()).collect();
     run(&seeds, exercise::grammar);
@@ -131,4 +164,23 @@ fn mutations_of_schemas() {
     let seeds: Vec<String> = SCHEMAS.iter().map(ToString::to_string).collect();
     seeds.iter().for_each(|schema| exercise::schema(schema));
     run(&seeds, exercise::schema);
+}
+
+#[test]
+fn mutations_of_chat_templates() {
+    let names = ["constructs", "gemma-3", "llama-3.1", "mistral-v0.3", "qwen3", "phi-3"];
+    let seeds: Vec<String> = names.iter().map(|name| fixture(&format!("chat_template/{name}.jinja"))).collect();
+    run(&seeds, exercise::chat_template);
+}
+
+#[test]
+fn mutations_of_datasets() {
+    let seeds = [
+        "{\"text\": \"Once \\u00e9 \\ud83d\\ude00\"}\n# note\n\n{\"text\": \"b c d e f g h\"}\n",
+        "{\"prompt\": \"a\", \"completion\": \" b\"}\n{\"prompt\": [], \"completion\": null}\n",
+        "{\"messages\": [{\"role\": \"system\", \"content\": \"s\"}, {\"role\": \"user\", \"content\": \"hi <|im_end|>\"}, {\"role\": \"assistant\", \"content\": [{\"type\": \"text\", \"text\": \"yo\"}]}]}\n",
+        "{\"messages\": [{\"role\": \"user\", \"content\": \"x\"}, {\"role\": \"assistant\", \"content\": \"\", \"tool_calls\": [{\"a\": 1}]}], \"tools\": []}\n",
+        "plain text\nwith lines\n",
+    ];
+    run(&seeds.map(String::from), exercise::dataset);
 }
