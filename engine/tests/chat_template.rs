@@ -220,6 +220,16 @@ fn hostile_templates_get_an_error() {
     }
 }
 
+/// What Python gives; minijinja's own slices panic where there is nothing to go back over.
+#[test]
+fn slices_go_backwards_as_in_python() {
+    let source = "{% set l = [0, 1, 2, 3] %}{{ [][::-1] | list }} {{ ''[::-1] }}| {{ l[::-1] }} {{ l[::-2] }} {{ l[0:3:-1] }} \
+                  {{ l[3:0:-1] }} {{ l[-2::-1] }} {{ l[:1:-1] }} {{ l[9:-9:-3] }} {{ 'héllo'[::-1] }} {{ 'abc'[-9::-1] }}| \
+                  {{ (1, 2)[::-1] }} {{ l[::-9223372036854775807] }}";
+    let expected = "[] | [3, 2, 1, 0] [3, 1] [] [3, 2, 1] [2, 1, 0] [3, 2] [3, 0] olléh | (2, 1) [3]";
+    assert_eq!(render(source).unwrap(), expected);
+}
+
 #[test]
 fn long_conversations_stay_within_the_limits() {
     let messages: Vec<ChatMessage> =

@@ -271,6 +271,11 @@ fn register_operators(env: &mut Environment, budget: &Budget) {
             if equal {
                 return Ok(Value::from((a == b) == (name == "a == b")));
             }
+            if let Some(step) = arg(3).as_i64().filter(|&step| name == "a[b:c:d]" && step < 0)
+                && let Some(slice) = super::functions::slice_backwards(&a, &b, &arg(2), step)?
+            {
+                return Ok(slice);
+            }
             PLAIN.compile_expression(name)?.eval(context!(a => a, b => b, c => arg(2), d => arg(3)))
         });
     }

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Tuple, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde_json::Value as Json;
 
@@ -46,6 +46,36 @@ pub(super) fn python_method(state: &mut State, value: &Value, method: &str, args
         ("title", Some(text)) if args.is_empty() => Ok(Value::from(title(text))),
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, method, args),
     }
+}
+
+/// `value[start:stop:step]` of a text or list where `step` is below 0, as in Python. minijinja's own panics where the value is
+/// empty or `start` comes before `stop`. `None` for other values.
+pub(super) fn slice_backwards(value: &Value, start: &Value, stop: &Value, step: i64) -> Result<Option<Value>, Error> {
+    let from_end = |at: i64, n: i64| if at < 0 { at.saturating_add(n).max(-1) } else { at.min(n - 1) };
+    let places = |n: usize| {
+        let n = i64::try_from(n).unwrap_or(i64::MAX);
+        let bound = |value: &Value, otherwise: i64| match value.is_none() || value.is_undefined() {
+            true => Ok(otherwise),
+            false => i64::try_from(value.clone()).map(|at| from_end(at, n)),
+        };
+        let (mut at, stop) = (bound(start, n - 1)?, bound(stop, -1)?);
+        let mut places = Vec::new();
+        while at > stop {
+            places.extend(usize::try_from(at));
+            at = at.saturating_add(step);
+        }
+        Ok::<_, Error>(places)
+    };
+    if let Some(text) = value.as_str() {
+        let chars: Vec<char> = text.chars().collect();
+        return Ok(Some(Value::from(places(chars.len())?.into_iter().map(|i| chars[i]).collect::<String>())));
+    }
+    if !matches!(value.kind(), ValueKind::Seq | ValueKind::Iterable) {
+        return Ok(None);
+    }
+    let items: Vec<Value> = value.try_iter()?.collect();
+    let slice: Vec<Value> = places(items.len())?.into_iter().map(|i| items[i].clone()).collect();
+    Ok(Some(if value.is_tuple() { Value::from(Tuple::from(slice)) } else { Value::from(slice) }))
 }
 
 /// `str.title`: a letter after anything but a letter begins a word.

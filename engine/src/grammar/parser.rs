@@ -232,10 +232,11 @@ impl<'t> Parser<'t, '_> {
                 self.repeat(open, at, min, max)?;
             }
             '"' => {
+                let start = self.at;
                 self.at += 1;
                 open.item = open.elements.len();
                 while !self.eat('"') {
-                    let c = self.character("the closing '\"' of a literal")?;
+                    let c = self.character(start)?;
                     open.elements.push(self.rules.set(CharSet::new(false, vec![(c, c)])));
                 }
             }
@@ -269,24 +270,27 @@ impl<'t> Parser<'t, '_> {
 
     /// The inside of `[...]`. Without any character it stands for nothing, as in llama.cpp.
     fn ranges(&mut self) -> Result<Option<Element>, GrammarError> {
+        let start = self.at - 1;
         let negated = self.eat('^');
         let mut ranges = Vec::new();
         while !self.eat(']') {
-            let first = self.character("the closing ']' of a set")?;
+            let first = self.character(start)?;
             let mut last = first;
             if self.rest().starts_with('-') && !self.rest().starts_with("-]") {
                 self.at += 1;
-                last = self.character("the end of a range")?;
+                last = self.character(start)?;
             }
             ranges.push((first, last));
         }
         Ok((!ranges.is_empty()).then(|| self.rules.set(CharSet::new(negated, ranges))))
     }
 
-    /// A character of a literal or set.
-    fn character(&mut self, expected: &str) -> Result<u32, GrammarError> {
+    /// A character of the literal or set that begins at `start`.
+    fn character(&mut self, start: usize) -> Result<u32, GrammarError> {
         let Some(c) = self.peek() else {
-            return Err(self.expected(expected));
+            let (open, close) = if self.text[start..].starts_with('"') { ('"', '"') } else { ('[', ']') };
+            let (line, column) = self.place(start);
+            return Err(self.expected(&format!("'{close}' for the '{open}' of line {line}, column {column}")));
         };
         if c != '\\' {
             self.at += c.len_utf8();

@@ -22,7 +22,10 @@ fn syntax_errors_name_line_and_column() {
         ("", "there is no rule 'root'"),
         ("a ::= \"x\"", "there is no rule 'root'"),
         ("root ::= a | b\na ::= \"x\"", "line 1, column 14: rule 'b' is not defined"),
-        ("root ::= \"a", "line 1, column 12: expected the closing '\"' of a literal, got the end of the grammar"),
+        (
+            "root ::= \"a",
+            "line 1, column 12: expected '\"' for the '\"' of line 1, column 10, got the end of the grammar",
+        ),
         (
             "root ::= \"a\"\n  b",
             "line 2, column 4: expected '::=' after the rule's name 'b', got the end of the grammar",
