@@ -112,10 +112,10 @@ pub fn chat_template(text: &str) {
 }
 
 static VOCAB: LazyLock<Vocab> = LazyLock::new(|| {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/ggml-vocab-qwen2.gguf");
-    let path = std::path::Path::new(path);
     // The fuzz targets lie one folder deeper.
-    let path = if path.exists() { path.into() } else { path.with_file_name("../../models/ggml-vocab-qwen2.gguf") };
+    let folders = ["../models", "../../models"].map(|up| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(up));
+    let path =
+        folders.map(|folder| folder.join("ggml-vocab-qwen2.gguf")).into_iter().find(|path| path.exists()).unwrap();
     Vocab::from_metadata(Gguf::open(path).unwrap().metadata()).unwrap()
 });
 
@@ -128,8 +128,8 @@ pub fn dataset(text: &str) {
         let options = DatasetOptions {
             n_ctx: 16,
             assistant_loss_only,
-            skip_bad_lines: text.len() % 2 == 0,
-            pack: text.len() % 3 == 0,
+            skip_bad_lines: text.len().is_multiple_of(2),
+            pack: text.len().is_multiple_of(3),
             ..DatasetOptions::default()
         };
         if let Ok(dataset) = Dataset::load(&path, &VOCAB, None, &options) {

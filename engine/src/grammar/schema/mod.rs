@@ -6,24 +6,25 @@
 
 mod array;
 mod integer;
+mod names;
 mod object;
 mod pattern;
 mod primitives;
 mod string;
+mod unused;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use serde_json::{Map, Value};
 
 use super::SchemaError;
+use names::{alternative, inside, literal, shortened, times, unescape_uri, valid_name};
 use primitives::{PRIMITIVES, is_reserved};
 
 /// Most bytes of a grammar.
 const MAX_BYTES: usize = 16 << 20;
 /// Most warnings that are told.
 const MAX_WARNINGS: usize = 20;
-/// Longest part of a rule's name that comes from one name in the schema.
-const MAX_NAME: usize = 40;
 
 /// A grammar that a schema was turned into.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -364,61 +365,7 @@ impl<'s> Converter<'s> {
         });
         definitions.get(name).copied()
     }
-
-    /// Tells the keywords that restrict values, are not among `used`, and matter for the schema's type.
-    fn unused(&mut self, schema: &Map<String, Value>, used: &[&str], path: &Path) {
-        let ty = schema.get("type").and_then(Value::as_str);
-        for key in schema.keys() {
-            let Some((_, of)) = RESTRICTING.iter().find(|(known, _)| known == key) else { continue };
-            if !used.contains(&key.as_str()) && (of.is_empty() || ty.is_none_or(|ty| of.contains(&ty))) {
-                self.warn(&path.to(key), "not enforced");
-            }
-        }
-    }
 }
-
-/// The keywords that restrict values, with the types that each is about (none: all).
-const RESTRICTING: &[(&str, &[&str])] = &[
-    ("$ref", &[]),
-    ("type", &[]),
-    ("enum", &[]),
-    ("const", &[]),
-    ("allOf", &[]),
-    ("anyOf", &[]),
-    ("oneOf", &[]),
-    ("not", &[]),
-    ("if", &[]),
-    ("properties", &["object"]),
-    ("required", &["object"]),
-    ("additionalProperties", &["object"]),
-    ("patternProperties", &["object"]),
-    ("propertyNames", &["object"]),
-    ("minProperties", &["object"]),
-    ("maxProperties", &["object"]),
-    ("dependentRequired", &["object"]),
-    ("dependentSchemas", &["object"]),
-    ("dependencies", &["object"]),
-    ("unevaluatedProperties", &["object"]),
-    ("items", &["array"]),
-    ("prefixItems", &["array"]),
-    ("additionalItems", &["array"]),
-    ("unevaluatedItems", &["array"]),
-    ("contains", &["array"]),
-    ("minContains", &["array"]),
-    ("maxContains", &["array"]),
-    ("minItems", &["array"]),
-    ("maxItems", &["array"]),
-    ("uniqueItems", &["array"]),
-    ("minLength", &["string"]),
-    ("maxLength", &["string"]),
-    ("pattern", &["string"]),
-    ("format", &["string"]),
-    ("minimum", &["number", "integer"]),
-    ("maximum", &["number", "integer"]),
-    ("exclusiveMinimum", &["number", "integer"]),
-    ("exclusiveMaximum", &["number", "integer"]),
-    ("multipleOf", &["number", "integer"]),
-];
 
 fn kind(value: &Value) -> &'static str {
     match value {
@@ -461,85 +408,6 @@ fn counts(
         Some(max) if max < min => Err(path.error(format!("{most} {max} is less than {least} {min}"))),
         max => Ok((min, max)),
     }
-}
-
-/// `{min,max}` and what is shorter.
-fn times(min: u32, max: Option<u32>) -> String {
-    match (min, max) {
-        (0, None) => "*".into(),
-        (1, None) => "+".into(),
-        (min, None) => format!("{{{min},}}"),
-        (min, Some(max)) => format!("{{{min},{max}}}"),
-    }
-}
-
-/// The name of the rule of something inside of `name`.
-fn inside(name: &str, part: &str) -> String {
-    match (name, shortened(part)) {
-        // The empty name is that of the whole schema.
-        ("", "") => "-".into(),
-        ("", part) => part.into(),
-        (name, part) => format!("{name}-{part}"),
-    }
-}
-
-fn alternative(name: &str, i: usize) -> String {
-    if name.is_empty() { format!("alternative-{i}") } else { i.to_string() }
-}
-
-fn shortened(text: &str) -> &str {
-    text.char_indices().nth(MAX_NAME).map_or(text, |(end, _)| &text[..end])
-}
-
-/// The name with - for what rules cannot have in theirs.
-fn valid_name(name: &str) -> String {
-    let mut valid = String::with_capacity(name.len());
-    for c in name.chars() {
-        match c {
-            'a'..='z' | 'A'..='Z' | '0'..='9' | '-' => valid.push(c),
-            _ if valid.ends_with('-') => {}
-            _ => valid.push('-'),
-        }
-    }
-    valid
-}
-
-/// A GBNF literal of the text.
-fn literal(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '\r' => out.push_str("\\r"),
-            '\n' => out.push_str("\\n"),
-            '"' | '\\' => out.extend(['\\', c]),
-            '\0' => out.push_str("\\x00"),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// `%41` as `A`.
-fn unescape_uri(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-        let hex = hex.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()).filter(|_| first == b'%') {
-            Some(byte) => {
-                out.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                out.push(first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// What all `$defs` in a schema have; of two of the same name, the first.

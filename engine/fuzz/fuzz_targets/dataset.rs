@@ -1,0 +1,8 @@
+//! Takes text as a dataset and uses all of it. What this finds becomes a test.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../tests/mutations/exercise.rs"]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|text: &str| exercise::dataset(text));
