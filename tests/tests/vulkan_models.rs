@@ -1,7 +1,7 @@
 //! Whole models on a Vulkan device: logits and tokens of the CPU, compared as integers.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::arch::{self, ARCHITECTURES};
 use fabric_engine::{Batch, Context, ContextOptions, Device, Model, ModelOptions, device};
 use fabric_tests::golden::{argmax, fixture, model};
 use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny, tiny_with};
@@ -107,6 +107,29 @@ fn a_cache_type_without_kernel_is_refused() {
         refused.as_deref(),
         Some("the V cache cannot be of type q8_0: the device (vulkan) has no kernel for it, the CPU has")
     );
+}
+
+/// What is done to the cache between runs: a shift, and local layers that hold their window only.
+#[test]
+fn caches_that_move_have_the_cpus_bits() {
+    let Some(gpu) = gpu(None) else { return };
+    let file = tiny(arch::find("gemma3").unwrap(), GgmlType::F16, false, 7);
+    let open = || Gguf::from_bytes(file.to_vec()).unwrap();
+    let run = |model: Arc<Model>, swa_full: bool| {
+        let options = ContextOptions { n_ctx: 1300, n_ubatch: 128, swa_full, ..ContextOptions::default() };
+        let mut context = Context::new(model, options).unwrap();
+        let mut last = Vec::new();
+        context.decode(&Batch::of(&tokens(900), 0, 0), |_, row| last = bits(row)).unwrap();
+        if swa_full {
+            context.shift(0, 5, 700).unwrap();
+            context.decode(&Batch::of(&tokens(3), 0, 200), |_, row| last.extend(bits(row))).unwrap();
+        }
+        last
+    };
+    let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(&gpu, open()));
+    for swa_full in [true, false] {
+        assert!(run(cpu.clone(), swa_full) == run(gpu.clone(), swa_full), "swa_full {swa_full}");
+    }
 }
 
 /// Weights, cache and results in many small pieces.

@@ -259,7 +259,7 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         if let Some(cache) = &mut self.prompt_cache
             && self.session.run()? == Progress::Done
         {
-            cache.prompt_done(self.session, self.log)?;
+            cache.prompt_done(self.session)?;
         }
         let stop = generate(self.session, &mut sampler, stops, &mut left, special, |token, piece| {
             if !is_eog(token) {
@@ -273,7 +273,9 @@ impl<'a, 'm, W: Write> Chat<'a, 'm, W> {
         match stop {
             Stop::ContextFull => self
                 .log
-                .warning(format_args!("the context of {n_ctx} tokens is full: /clear begins anew, -c makes it larger")),
+                .warning(format_args!(
+                    "the context of {n_ctx} tokens is full: /clear begins anew, -c makes it larger, --context-shift forgets old text"
+                )),
             Stop::Interrupted => self.log.info("(stopped)"),
             _ => {}
         }

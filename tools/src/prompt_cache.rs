@@ -70,12 +70,15 @@ impl PromptCache {
         Ok(())
     }
 
-    /// The first prompt has been run: writes it, unless it came from the file.
+    /// The first prompt has been run: writes it, unless it came from the file. Without a word, as the text goes on here.
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn prompt_done(&mut self, session: &Session, log: &Log) -> Result<(), Error> {
-        if std::mem::take(&mut self.prompt_waits) && !self.read_only { self.save(session, log) } else { Ok(()) }
+    pub fn prompt_done(&mut self, session: &Session) -> Result<(), Error> {
+        if std::mem::take(&mut self.prompt_waits) && !self.read_only {
+            self.save(session)?;
+        }
+        Ok(())
     }
 
     /// The session is at its end: writes all of it, if that was asked for.
@@ -83,18 +86,20 @@ impl PromptCache {
     /// # Errors
     /// Where the file cannot be written.
     pub fn end(&mut self, session: &Session, log: &Log) -> Result<(), Error> {
-        if self.all && !self.read_only { self.save(session, log) } else { Ok(()) }
-    }
-
-    fn save(&self, session: &Session, log: &Log) -> Result<(), Error> {
-        let path = self.path.display();
-        match session.save_cache(&self.path) {
-            None => log.info(format_args!("the context was shifted: '{path}' is not written")),
-            Some(Ok(0)) => {}
-            Some(Ok(n)) => log.info(format_args!("saved {n} tokens to session file '{path}'")),
-            Some(Err(source)) => return Err(Error::SavePromptCache { path: self.path.clone(), source }),
+        if self.all && !self.read_only {
+            let path = self.path.display();
+            match self.save(session)? {
+                None => log.info(format_args!("the context was shifted: '{path}' is not written again")),
+                Some(n) => log.info(format_args!("saved {n} tokens to session file '{path}'")),
+            }
         }
         Ok(())
+    }
+
+    /// The number of tokens; `None` where they cannot be stored.
+    fn save(&self, session: &Session) -> Result<Option<usize>, Error> {
+        let saved = session.save_cache(&self.path).transpose();
+        saved.map_err(|source| Error::SavePromptCache { path: self.path.clone(), source })
     }
 }
 

@@ -123,8 +123,11 @@ impl<'m> Session<'m> {
     pub fn make_room(&mut self, n: usize) -> Result<bool, Error> {
         while self.tokens.len().saturating_add(n) >= self.n_ctx() {
             let Some(keep) = self.keep else { return Ok(false) };
-            let discard = self.runs.ctx.cache().len(0).saturating_sub(keep) / 2;
-            if discard == 0 {
+            let n_past = self.runs.ctx.cache().len(0);
+            let discard = n_past.saturating_sub(keep) / 2;
+            // One token after those that are kept always stays, and those that wait to be run.
+            let least = (keep + 1).saturating_add(self.tokens.len().saturating_sub(n_past)).saturating_add(n);
+            if discard == 0 || least >= self.n_ctx() {
                 return Ok(false);
             }
             if let Err(e) = self.runs.ctx.shift(0, keep, discard) {

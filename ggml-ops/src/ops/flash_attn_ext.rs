@@ -105,14 +105,14 @@ impl OpDef for FlashAttnExt {
         // Chunks that end between the positions seen, sequences that alternate, tokens that see nothing.
         let mixed: Vec<[i32; 3]> = (0..11).map(|t| [i32::from(t > 6), (t * 97) % 290, 290 + 20 * (t % 3)]).collect();
         case([64, 36, 2, 1, 340, 2], &[&mixed[..], &[[0, 7, 7], [1, 0, 513 - 200]]].concat());
-        // A cache of each type, of K or V or both, for few queries and for many.
+        // A cache of each type, for few queries and for many, and types that differ.
         let few = [[1, 0, 300], [0, 0, 257], [1, 7, 9], [0, 0, 0]];
         for &ty in SetRows::TYPES.iter().filter(|&&ty| ty != GgmlType::F16) {
             cases.push(of_types([ty; 2], [64, 96, 6, 2, 300, 2], &few));
             cases.push(of_types([ty; 2], [128, 64, 4, 4, 340, 2], &mixed));
-            cases.push(of_types([ty, GgmlType::F16], [32, 64, 8, 1, 270, 1], &[[0, 3, 270]]));
-            cases.push(of_types([GgmlType::F16, ty], [64, 32, 3, 3, 270, 1], &packed[..9]));
         }
+        cases.push(of_types([GgmlType::Q8_0, GgmlType::F16], [32, 64, 8, 1, 270, 1], &[[0, 3, 270]]));
+        cases.push(of_types([GgmlType::F16, GgmlType::Q4_0], [64, 32, 3, 3, 270, 1], &packed[..9]));
         cases
     }
 }

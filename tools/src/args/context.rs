@@ -30,7 +30,7 @@ pub struct ContextArgs {
     pub cache_type_v: GgmlType,
     /// Keep all of the text in the KV cache of layers with a sliding window too: more memory, but going back far (such as
     /// /regen) need not run it again. --context-shift and --prompt-cache do so
-    #[arg(long, env = "LLAMA_ARG_SWA_FULL")]
+    #[arg(long, env = "LLAMA_ARG_SWA_FULL", value_parser = super::value::yes_or_no)]
     pub swa_full: bool,
     /// Go on where the context is full: forget half of the text after the first tokens (--keep)
     #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "false",

@@ -18,6 +18,14 @@ pub fn switch() -> impl TypedValueParser<Value = bool> {
     PossibleValuesParser::new(SWITCH_VALUES).map(|word| is_yes(&word))
 }
 
+/// For a flag without `--no-foo`: what its environment variable says.
+///
+/// # Errors
+/// If it is another word than for yes or no.
+pub fn yes_or_no(word: &str) -> Result<bool, String> {
+    if SWITCH_VALUES.contains(&word) { Ok(is_yes(word)) } else { Err(format!("expected {}", SWITCH_VALUES.join(", "))) }
+}
+
 /// Whether a flag was defined with [`switch`].
 pub fn is_switch(arg: &clap::Arg) -> bool {
     arg.get_possible_values().first().is_some_and(|v| v.get_name() == SWITCH_VALUES[0])
@@ -97,6 +105,12 @@ mod tests {
         for bad in ["", "7", "+1", "-1", "7+", "7+x", "7+nan", "99999999999+1", "a+1"] {
             assert!(logit_bias(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn words_for_yes_and_no() {
+        assert_eq!((yes_or_no("enabled"), yes_or_no("0")), (Ok(true), Ok(false)));
+        assert!(yes_or_no("perhaps").is_err());
     }
 
     #[test]

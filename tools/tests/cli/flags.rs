@@ -123,6 +123,8 @@ fn flags_from_the_environment() {
     run(&[("LLAMA_ARG_THREADS", "many")], &["-n", "0"]).fails_with(2);
     run(&[("LLAMA_ARG_CACHE_TYPE_K", "q8_0"), ("LLAMA_ARG_CACHE_TYPE_V", "f32")], &["-n", "0"]).good();
     run(&[("LLAMA_ARG_CACHE_TYPE_K", "q9_0")], &["-n", "0"]).fails_with(2);
+    run(&[("LLAMA_ARG_SWA_FULL", "1"), ("LLAMA_ARG_CONTEXT_SHIFT", "on")], &["-n", "0"]).good();
+    run(&[("LLAMA_ARG_SWA_FULL", "some")], &["-n", "0"]).fails_with(2);
     run(&[("LLAMA_ARG_MODEL", "/nowhere.gguf")], &["-n", "0"]).fails_with(1);
 }
 
@@ -152,16 +154,19 @@ fn metadata_can_be_overridden() {
 
 #[test]
 fn types_of_the_cache() {
-    let greedy = |flags: &[&str]| fabric(&[&["-p", "And the king said", "-n", "40", "--temp", "0"], flags].concat());
-    let plain = greedy(&[]).good();
-    assert_eq!(greedy(&["-ctk", "f16", "--cache-type-v", "f16"]).good(), plain);
-    assert_ne!(greedy(&["-ctk", "q4_0", "-ctv", "q4_0"]).good(), plain, "four bits change some token");
-    let wrong = greedy(&["-ctk", "q3_K"]).fails_with(2);
+    let run = |flags: &[&str]| fabric(&[&["-p", "And the king said", "-n", "40", "--seed", "3"], flags].concat());
+    let plain = run(&[]).good();
+    assert_eq!(run(&["-ctk", "f16", "--cache-type-v", "f16"]).good(), plain);
+    assert_ne!(run(&["-ctk", "q4_0"]).good(), plain, "four bits change some token");
+    assert_ne!(run(&["-ctv", "q4_0"]).good(), plain);
+    let wrong = run(&["-ctk", "q3_K"]).fails_with(2);
     assert!(wrong.contains("expected one of f32, f16, bf16, q8_0, q4_0"), "{wrong}");
     // Heads of 16.
-    let wrong = greedy(&["-ctv", "q8_0", "--override-kv", "bitnet.attention.head_count=int:16"]);
-    let wrong = wrong.fails_with(1);
-    assert!(wrong.contains("error: "), "{wrong}");
+    let keys = ["attention.head_count", "attention.head_count_kv", "rope.dimension_count"];
+    let keys = keys.map(|key| format!("bitnet.{key}=int:16")).join(",");
+    let wrong = run(&["-ctv", "q8_0", "--override-kv", &keys]).fails_with(1);
+    let expected = "-ctv: the V cache cannot be of type q8_0: the 16 elements of a head are no whole blocks of 32";
+    assert!(wrong.contains(expected), "{wrong}");
 }
 
 #[test]

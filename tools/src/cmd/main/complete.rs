@@ -80,7 +80,7 @@ impl Main<'_> {
             None => session.run()?,
         };
         if let Some(cache) = prompt_cache.filter(|_| progress == Progress::Done) {
-            cache.prompt_done(session, self.log)?;
+            cache.prompt_done(session)?;
         }
         if interactive && progress == Progress::Done {
             drop(busy);
@@ -99,7 +99,7 @@ impl Main<'_> {
         out.text(if stop == Stop::EndOfGeneration { " [end of text]\n\n" } else { "\n\n" })?;
         if stop == Stop::ContextFull {
             self.log.info(format_args!(
-                "the context of {n_ctx} tokens is full (-c makes it larger, --context-shift forgets the oldest)"
+                "the context of {n_ctx} tokens is full (-c makes it larger, --context-shift forgets old text)"
             ));
         }
         Ok(status_of(Some(stop)))
