@@ -2,7 +2,7 @@
 //! that fits is used.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::arch::{ARCHITECTURES, Architecture};
 use fabric_engine::kv_cache::{CacheFile, CacheFileError};
 use fabric_engine::{Batch, Context, ContextOptions, Model, ModelOptions};
 use fabric_tests::backends::cpu;
@@ -15,8 +15,8 @@ fn tokens(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| (i * 37 + 11) % N_VOCAB).collect()
 }
 
-fn model(arch: usize, seed: u64, overrides: &[(&str, Value)]) -> Arc<Model> {
-    let file = Gguf::from_bytes(tiny(ARCHITECTURES[arch], GgmlType::F16, false, seed)).unwrap();
+fn model(arch: &dyn Architecture, seed: u64, overrides: &[(&str, Value)]) -> Arc<Model> {
+    let file = Gguf::from_bytes(tiny(arch, GgmlType::F16, false, seed)).unwrap();
     let overrides = overrides.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
     Arc::new(Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap())
 }
@@ -38,10 +38,10 @@ fn run(context: &mut Context, seq: usize, tokens: &[u32]) -> Vec<u32> {
 #[test]
 fn going_on_from_a_file_is_never_having_stopped() {
     let (dir, text) = (tempfile::tempdir().unwrap(), tokens(30));
-    for (arch, row) in ARCHITECTURES.iter().enumerate() {
+    for arch in ARCHITECTURES {
         for ty in [GgmlType::F16, GgmlType::Q8_0] {
-            let model = model(arch, 7, &[]);
-            let path = dir.path().join(format!("{arch}.{ty}"));
+            let model = model(*arch, 7, &[]);
+            let path = dir.path().join(format!("{}.{ty}", arch.name()));
             let mut first = context(&model, ty);
             run(&mut first, 1, &text[..20]);
             first.save_cache(&path, 1, &text[..20]).unwrap();
@@ -54,7 +54,7 @@ fn going_on_from_a_file_is_never_having_stopped() {
                 file.load(&mut second, 0, n).unwrap();
                 assert_eq!((second.cache().len(0), second.cache().len(1)), (n, 0));
                 let got = run(&mut second, 0, &text[n..]);
-                assert!(got.ends_with(&want), "{} {ty}, {n} tokens", row.name());
+                assert!(got.ends_with(&want), "{} {ty}, {n} tokens", arch.name());
             }
         }
     }
@@ -64,7 +64,7 @@ fn going_on_from_a_file_is_never_having_stopped() {
 fn what_does_not_fit_is_refused() {
     let (dir, text) = (tempfile::tempdir().unwrap(), tokens(9));
     let path = dir.path().join("cache");
-    let made_with = model(0, 7, &[]);
+    let made_with = model(ARCHITECTURES[0], 7, &[]);
     let mut first = context(&made_with, GgmlType::F16);
     run(&mut first, 0, &text);
     let incomplete = first.save_cache(&path, 0, &tokens(10)).unwrap_err().to_string();
@@ -73,14 +73,14 @@ fn what_does_not_fit_is_refused() {
     first.save_cache(&path, 0, &text).unwrap();
     let refused = |context: &Context| CacheFile::open(&path, context).err().unwrap().to_string();
     assert_eq!(
-        refused(&context(&model(0, 8, &[]), GgmlType::F16)),
+        refused(&context(&model(ARCHITECTURES[0], 8, &[]), GgmlType::F16)),
         "it was made with another model: tiny, and here it is another file of that name"
     );
     assert_eq!(
         refused(&context(&made_with, GgmlType::Q8_0)),
         "it was made with another type of K (-ctk): f16, and here it is q8_0"
     );
-    let slower = model(0, 7, &[("bitnet.rope.freq_base", Value::F32(500.0))]);
+    let slower = model(ARCHITECTURES[0], 7, &[("bitnet.rope.freq_base", Value::F32(500.0))]);
     assert_eq!(
         refused(&context(&slower, GgmlType::F16)),
         "it is no prompt cache (one of this model with other settings: --override-kv or --rope-*)"
@@ -100,7 +100,7 @@ fn what_does_not_fit_is_refused() {
 fn damaged_files_are_refused() {
     let (dir, text) = (tempfile::tempdir().unwrap(), tokens(9));
     let path = dir.path().join("cache");
-    let mut whole = context(&model(0, 7, &[]), GgmlType::Q4_0);
+    let mut whole = context(&model(ARCHITECTURES[0], 7, &[]), GgmlType::Q4_0);
     run(&mut whole, 0, &text);
     whole.save_cache(&path, 0, &text).unwrap();
     let good = std::fs::read(&path).unwrap();
