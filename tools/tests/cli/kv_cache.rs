@@ -34,6 +34,27 @@ fn answers_can_be_had_again_after_a_shift() {
     let half = answer.len() / 2;
     assert_eq!(answer[..half].trim(), answer[half..].trim(), "greedy answers are the same");
     assert!(half > 100);
+
+    // What remains after a shift has the prompt's words at its beginning, and saw others before them: it is run again.
+    let template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let prompt = ["go"; 50].join(" ");
+    let args =
+        ["--chat-template", template, "-c", "64", "--ignore-eos", "--temp", "0", "--context-shift", "-p", &prompt];
+    let n_run = |n: &str| {
+        let ran = fabric_with_stdin(&[&args[..], &["-n", n]].concat(), b"/regen\n");
+        let n = n_run(&ran);
+        ran.good();
+        n
+    };
+    assert_eq!(n_run("5"), 51 + 1, "the last token of the prompt");
+    assert_eq!(n_run("30"), 51 + 50, "all but BOS");
+}
+
+/// Tokens of prompts that were run, from the timings.
+fn n_run(ran: &Ran) -> usize {
+    let line = ran.stderr.lines().find(|l| l.contains("prompt eval time")).expect("timings");
+    let n = line.split('/').nth(1).and_then(|rest| rest.split_whitespace().next()).expect("tokens");
+    n.parse().expect("a number")
 }
 
 #[test]
@@ -43,11 +64,6 @@ fn a_prompt_is_kept_in_a_file() {
     let run = |flags: &[&str]| {
         let args = ["-n", "8", "--temp", "0", "--prompt-cache", &cache];
         fabric(&[&args[..], flags].concat())
-    };
-    let n_run = |ran: &Ran| {
-        let line = ran.stderr.lines().find(|l| l.contains("prompt eval time")).expect("timings").to_owned();
-        let n = line.split('/').nth(1).and_then(|rest| rest.split_whitespace().next()).expect("tokens");
-        n.parse::<usize>().expect("a number")
     };
     let plain = fabric(&["-n", "8", "--temp", "0", "-p", KING]);
     let (n, text) = (n_run(&plain), plain.good());
