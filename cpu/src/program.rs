@@ -247,7 +247,7 @@ pub(crate) struct CpuProgram {
 
 impl CpuProgram {
     pub(crate) fn new(backend: &CpuBackend, graph: Arc<Graph>, bindings: &Bindings) -> Result<CpuProgram, OpError> {
-        validate(&graph)?;
+        graph.check_layout()?;
         let plan = Plan::new(&graph, ALIGN);
         let arena = Memory::new(plan.arena)?;
         let tensors = place(&graph, &plan, &arena, bindings)?;
@@ -298,30 +298,6 @@ impl CpuProgram {
     }
 }
 
-/// What the kernels rely on: every tensor steps by whole elements and lies within the one that owns its bytes.
-fn validate(graph: &Graph) -> Result<(), OpError> {
-    for id in graph.ids() {
-        let t = graph.tensor(id);
-        let (root, offset) = graph.storage(id);
-        let have = graph.desc(root).extent();
-        let need = offset.saturating_add(t.desc.extent());
-        let aligned = t.desc.has_whole_strides() && offset.is_multiple_of(t.desc.ty.type_size());
-        if need > have || have > isize::MAX as usize || !aligned {
-            let what = format!("tensor '{}' with strides {:?} does not lie within its {have} bytes", t.name, t.desc.nb);
-            return Err(OpError::Backend { backend: "cpu", what });
-        }
-    }
-    Ok(())
-}
-
-/// Whether an operation writes the bytes of this leaf.
-fn is_written(graph: &Graph, leaf: TensorId) -> bool {
-    graph.tensors().iter().any(|t| match &t.source {
-        Source::Op { op, src } => op.in_place().is_some_and(|i| graph.storage(src[i]).0 == leaf),
-        _ => false,
-    })
-}
-
 /// Gives every tensor its address.
 fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Result<Vec<Option<RawTensor>>, OpError> {
     let mut tensors = Vec::with_capacity(graph.tensors().len());
@@ -340,7 +316,7 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
             if buffer.len() < t.desc.extent() {
                 return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
             }
-            if !writable && is_written(graph, root) {
+            if !writable && graph.is_written(root) {
                 let what = format!("tensor '{}' is written, but its bytes belong to a file", t.name);
                 return Err(OpError::Backend { backend: "cpu", what });
             }
@@ -348,7 +324,7 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
         } else {
             None
         };
-        // SAFETY: views lie within their tensor (`validate`), which lies within its buffer.
+        // SAFETY: views lie within their tensor (`Graph::check_layout`), which lies within its buffer.
         tensors.push(base.map(|p| RawTensor { ptr: unsafe { p.add(offset) }, desc: *graph.desc(id) }));
     }
     Ok(tensors)

@@ -58,6 +58,9 @@ pub enum OpError {
     /// An index of a lookup is out of range.
     #[error("{op}: index {index} is not below {limit}")]
     Index { op: &'static str, index: i64, limit: usize },
+    /// A tensor does not lie within the one that owns its bytes, or not at whole elements.
+    #[error("tensor '{name}' with strides {nb:?} does not lie within its {have} bytes")]
+    Layout { name: String, nb: [usize; 4], have: usize },
     /// A backend failed.
     #[error("{backend}: {what}")]
     Backend { backend: &'static str, what: String },

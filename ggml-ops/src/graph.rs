@@ -217,6 +217,32 @@ impl Graph {
         }
     }
 
+    /// What backends rely on: every tensor steps by whole elements and lies within the one that owns its bytes.
+    ///
+    /// # Errors
+    /// The first tensor that does not.
+    pub fn check_layout(&self) -> Result<(), OpError> {
+        for id in self.ids() {
+            let t = self.tensor(id);
+            let (root, offset) = self.storage(id);
+            let have = self.desc(root).extent();
+            let need = offset.saturating_add(t.desc.extent());
+            let aligned = t.desc.has_whole_strides() && offset.is_multiple_of(t.desc.ty.type_size());
+            if need > have || have > isize::MAX as usize || !aligned {
+                return Err(OpError::Layout { name: t.name.clone(), nb: t.desc.nb, have });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an operation writes the bytes of this leaf.
+    pub fn is_written(&self, leaf: TensorId) -> bool {
+        self.tensors.iter().any(|t| match &t.source {
+            Source::Op { op, src } => op.in_place().is_some_and(|i| self.storage(src[i]).0 == leaf),
+            _ => false,
+        })
+    }
+
     /// Adds a contiguous input of f32, for tests and gradients.
     pub fn input_f32(&mut self, name: &str, ne: &[usize]) -> Result<TensorId, OpError> {
         Ok(self.input(name, TensorDesc::new(GgmlType::F32, ne)?))

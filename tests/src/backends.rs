@@ -3,7 +3,8 @@
 use fabric_cpu::simd::SimdLevel;
 use fabric_cpu::{CpuBackend, CpuOptions};
 use ggml_ops::backend::{Backend, Bindings};
-use ggml_ops::case::Drawn;
+use ggml_ops::case::{Drawn, Tolerance};
+use ggml_ops::eval_ref::{Evaluator, decode};
 use ggml_ops::{OpError, Source};
 use std::sync::Arc;
 
@@ -52,4 +53,23 @@ pub fn run(backend: &dyn Backend, drawn: &Drawn) -> Result<Vec<u8>, OpError> {
     let mut out = vec![0; drawn.graph.desc(drawn.result).extent()];
     program.read(drawn.result, &mut out)?;
     Ok(out)
+}
+
+/// The first element of a result that is too far from the definition.
+pub fn compare(drawn: &Drawn, bytes: &[u8], tolerance: Tolerance) -> Option<String> {
+    let mut reference = Evaluator::new(&drawn.graph);
+    for (leaf, values) in drawn.values().unwrap() {
+        reference.set(leaf, values).unwrap();
+    }
+    reference.run().unwrap();
+    let want = reference.get(drawn.result).unwrap().data;
+    let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+    let limit = tolerance.abs + tolerance.rel * largest;
+    let got = decode(drawn.graph.desc(drawn.result), "result", bytes).unwrap();
+    let far = got.iter().zip(&want).position(|(got, want)| {
+        #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN fails
+        let far = !((got - want).abs() <= limit);
+        far
+    });
+    far.map(|i| format!("element {i} is {}, expected {} within {limit:e}", got[i], want[i]))
 }

@@ -1,9 +1,8 @@
 //! Every case of every operation, on every backend, against the naive f64 definition.
 
-use fabric_tests::backends::{self, run};
+use fabric_tests::backends::{self, compare, run};
 use ggml_ops::backend::{Backend, Bindings};
 use ggml_ops::case::AnyCase;
-use ggml_ops::eval_ref::{Evaluator, decode};
 use ggml_ops::ops::all_cases;
 use ggml_ops::{Graph, ShapeError, TensorDesc};
 use gguf::GgmlType;
@@ -11,24 +10,11 @@ use std::sync::Arc;
 
 fn check(case: &AnyCase, seed: u64, backends: &[(String, Arc<dyn Backend>)]) {
     let drawn = case.draw(seed).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
-    let mut reference = Evaluator::new(&drawn.graph);
-    for (leaf, values) in drawn.values().unwrap() {
-        reference.set(leaf, values).unwrap();
-    }
-    reference.run().unwrap();
-    let want = reference.get(drawn.result).unwrap().data;
-    let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let limit = case.tolerance.abs + case.tolerance.rel * largest;
     let mut first: Option<(&str, Vec<u8>)> = None;
     for (name, backend) in backends {
         let bytes = run(backend.as_ref(), &drawn).unwrap_or_else(|e| panic!("{name}: {}: {e}", case.describe()));
-        let got = decode(drawn.graph.desc(drawn.result), "result", &bytes).unwrap();
-        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-            let error = (got - want).abs();
-            #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN fails
-            if !(error <= limit) {
-                panic!("{name}: {}: element {i} is {got}, expected {want} within {limit:e}", case.describe());
-            }
+        if let Some(far) = compare(&drawn, &bytes, case.tolerance) {
+            panic!("{name}: {}: {far}", case.describe());
         }
         match &first {
             None => first = Some((name, bytes)),

@@ -1,12 +1,10 @@
 //! Every case of every operation on a Vulkan device: against the naive f64 definition, and bit for bit against the CPU.
 
 use fabric_cpu::simd::SimdLevel;
-use fabric_tests::backends::{self, run};
+use fabric_tests::backends::{self, compare, run};
 use fabric_tests::vulkan;
 use fabric_vulkan::VulkanOptions;
 use ggml_ops::backend::{Backend, Bindings};
-use ggml_ops::case::Drawn;
-use ggml_ops::eval_ref::{Evaluator, decode};
 use ggml_ops::ops::{MulMat, SetRows, all_cases};
 use ggml_ops::{Graph, Op, OpError, TensorDesc, quants};
 use gguf::GgmlType;
@@ -23,25 +21,6 @@ const WEIGHTS: [GgmlType; 18] = {
     use GgmlType::*;
     [F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, TQ1_0, TQ2_0]
 };
-
-/// The first element that is too far from the definition.
-fn compare(drawn: &Drawn, bytes: &[u8], tolerance: ggml_ops::case::Tolerance) -> Option<String> {
-    let mut reference = Evaluator::new(&drawn.graph);
-    for (leaf, values) in drawn.values().unwrap() {
-        reference.set(leaf, values).unwrap();
-    }
-    reference.run().unwrap();
-    let want = reference.get(drawn.result).unwrap().data;
-    let largest = want.iter().fold(0.0f64, |m, v| m.max(v.abs()));
-    let limit = tolerance.abs + tolerance.rel * largest;
-    let got = decode(drawn.graph.desc(drawn.result), "result", bytes).unwrap();
-    let far = got.iter().zip(&want).position(|(got, want)| {
-        #[allow(clippy::neg_cmp_op_on_partial_ord)] // NaN fails
-        let far = !((got - want).abs() <= limit);
-        far
-    });
-    far.map(|i| format!("element {i} is {}, expected {} within {limit:e}", got[i], want[i]))
-}
 
 /// The device's own limit, what mobile GPUs have, and little.
 #[test]

@@ -39,8 +39,6 @@ fn train(model: &Arc<Model>, windows: &[Window], steps: usize) -> (Vec<u32>, Vec
     let options = TrainOptions {
         batch_size: windows.len(),
         n_ubatch: 64,
-        epochs: 1,
-        max_steps: None,
         schedule: LrSchedule { lr: 2e-3, lr_min: 0.0, shape: LrShape::Constant, warmup_steps: 0, total_steps: 0 },
         adamw: AdamWOptions::default(),
         grad_clip: Some(1.0),
@@ -52,7 +50,7 @@ fn train(model: &Arc<Model>, windows: &[Window], steps: usize) -> (Vec<u32>, Vec
     let roles = [TensorRole::AttnQ, TensorRole::AttnV, TensorRole::FfnDown];
     let roles = roles.map(|r| fused_role(r, |r| model.weights().contains_key(&r.weight(0))));
     let adapter = Adapter::new(model, &roles, 8, 16.0, 3).unwrap();
-    let mut trainer = Trainer::new(model.clone(), adapter, options, steps, 128).unwrap();
+    let mut trainer = Trainer::new(model.clone(), adapter, options, 128).unwrap();
     let losses: Vec<f32> = (0..steps).map(|_| trainer.fit(windows).unwrap().loss).collect();
     let values: Vec<f32> = trainer.adapter().pairs.values().flat_map(|p| p.a.iter().chain(&p.b)).copied().collect();
     (bits(&losses), bits(&values))

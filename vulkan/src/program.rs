@@ -44,7 +44,7 @@ impl VulkanProgram {
     pub(crate) fn new(backend: &VulkanBackend, graph: Arc<Graph>, bindings: &Bindings) -> Result<Self, OpError> {
         let gpu = &backend.gpu;
         gpu.check()?;
-        validate(&graph)?;
+        graph.check_layout()?;
         let plan = Plan::new(&graph, BINDING_ALIGN as usize);
         let mut bound = Vec::new();
         let tensors = place(&graph, &plan, bindings, &mut bound)?;
@@ -146,30 +146,6 @@ impl Program for VulkanProgram {
     }
 }
 
-/// What the kernels rely on: every tensor steps by whole elements and lies within the one that owns its bytes.
-fn validate(graph: &Graph) -> Result<(), OpError> {
-    for id in graph.ids() {
-        let t = graph.tensor(id);
-        let (root, offset) = graph.storage(id);
-        let have = graph.desc(root).extent();
-        let need = offset.saturating_add(t.desc.extent());
-        let aligned = t.desc.has_whole_strides() && offset.is_multiple_of(t.desc.ty.type_size());
-        if need > have || have > isize::MAX as usize || !aligned {
-            let what = format!("tensor '{}' with strides {:?} does not lie within its {have} bytes", t.name, t.desc.nb);
-            return Err(OpError::Backend { backend: "vulkan", what });
-        }
-    }
-    Ok(())
-}
-
-/// Whether an operation writes the bytes of this leaf.
-fn is_written(graph: &Graph, leaf: TensorId) -> bool {
-    graph.tensors().iter().any(|t| match &t.source {
-        Source::Op { op, src } => op.in_place().is_some_and(|i| graph.storage(src[i]).0 == leaf),
-        _ => false,
-    })
-}
-
 /// Gives every tensor its storage; the segments of bound buffers are appended to `bound`.
 fn place(
     graph: &Graph,
@@ -218,7 +194,7 @@ fn bind(
     if buffer.len() < t.desc.extent() {
         return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
     }
-    if buffer.constant && is_written(graph, root) {
+    if buffer.constant && graph.is_written(root) {
         let what = format!("tensor '{}' is written, but it is a weight", t.name);
         return Err(OpError::Backend { backend: "vulkan", what });
     }

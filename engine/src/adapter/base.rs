@@ -33,7 +33,7 @@ impl BaseModel {
     }
 
     /// This model without the hash of the whole file.
-    pub(crate) fn named(model: &Gguf) -> BaseModel {
+    pub fn named(model: &Gguf) -> BaseModel {
         let name = model.metadata().str(key::GENERAL_NAME).ok().flatten().map(str::to_owned);
         BaseModel { name, sha256: None, fingerprint: Some(fingerprint(model)) }
     }

@@ -7,7 +7,7 @@ use super::graph::{Inputs, Shape, TrainGraph};
 use super::lr_schedule::LrSchedule;
 use super::optimizer::{AdamWOptions, Param, adamw, global_norm};
 use crate::Model;
-use crate::adapter::{Adapter, LoadedAdapter};
+use crate::adapter::{Adapter, BaseModel, LoadedAdapter};
 use crate::split_mix::split_mix_64;
 use bytemuck::{cast_slice, cast_slice_mut};
 use ggml_ops::TensorId;
@@ -29,11 +29,7 @@ pub struct TrainOptions {
     pub batch_size: usize,
     /// Tokens of a run, at most, unless one window is longer: the windows of a step run together as far as they fit.
     pub n_ubatch: usize,
-    /// Epochs.
-    pub epochs: u64,
-    /// Steps at most.
-    pub max_steps: Option<u64>,
-    /// Learning rate; its `total_steps` are computed.
+    /// Learning rate, and how many steps the run has.
     pub schedule: LrSchedule,
     /// AdamW.
     pub adamw: AdamWOptions,
@@ -137,22 +133,13 @@ struct Host {
 }
 
 impl Trainer {
-    /// A run from the start, for `n_windows` windows an epoch, of `longest` tokens at most.
+    /// A run from the start, with windows of `longest` tokens at most.
     ///
     /// # Errors
     /// Where the device gives no memory for the adapter.
-    pub fn new(
-        model: Arc<Model>,
-        adapter: Adapter,
-        options: TrainOptions,
-        n_windows: usize,
-        longest: usize,
-    ) -> Result<Trainer, Error> {
+    pub fn new(model: Arc<Model>, adapter: Adapter, options: TrainOptions, longest: usize) -> Result<Trainer, Error> {
         let loaded = LoadedAdapter::new(&adapter, model.device(), 1.0)?;
         let params = params(&adapter);
-        let per_epoch = (n_windows as u64).div_ceil(options.batch_size.max(1) as u64);
-        let total_steps = per_epoch.saturating_mul(options.epochs).min(options.max_steps.unwrap_or(u64::MAX));
-        let schedule = LrSchedule { total_steps, ..options.schedule };
         let run_tokens = padded(longest.max(options.n_ubatch.min(longest.saturating_mul(options.batch_size))));
         let val_tokens = padded(longest.max(options.n_ubatch));
         let mut trainer = Trainer {
@@ -161,10 +148,10 @@ impl Trainer {
             loaded: vec![Arc::new(loaded)],
             params,
             stale: false,
+            schedule: options.schedule,
             options,
             n_ctx: longest,
             run_tokens: [run_tokens, val_tokens],
-            schedule,
             progress: Progress::default(),
             recompute: false,
             order: (0, Vec::new()),
@@ -176,6 +163,11 @@ impl Trainer {
             None => trainer.graph_bytes(run_tokens, true, false)? > RECOMPUTE_ABOVE,
         };
         Ok(trainer)
+    }
+
+    /// Says which model the adapter is made for: what its files will name.
+    pub fn set_base(&mut self, base: BaseModel) {
+        self.adapter.base = Some(base);
     }
 
     /// Steps of the whole run.

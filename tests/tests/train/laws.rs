@@ -115,7 +115,7 @@ fn one_batch_is_learned_by_heart() {
     let m = bitnet(2, SimdLevel::detect());
     let data = shakespeare(&m);
     let options = TrainOptions { batch_size: 1, ..options() };
-    let mut t = Trainer::new(m.clone(), adapter(&m, "lora/adapter-initial.gguf"), options, 1, 128).unwrap();
+    let mut t = Trainer::new(m.clone(), adapter(&m, "lora/adapter-initial.gguf"), options, 128).unwrap();
     let window = data.train.window(0).unwrap();
     let first = t.gradients(std::slice::from_ref(&window)).unwrap().0;
     let last = (0..60).map(|_| t.fit(std::slice::from_ref(&window)).unwrap().loss).last().unwrap();
@@ -137,7 +137,7 @@ fn every_architecture_trains() {
                 .collect();
             let adapter = Adapter::new(&m, &roles, 4, 8.0, 3).unwrap();
             let options = TrainOptions { batch_size: 1, ..options() };
-            let mut t = Trainer::new(m.clone(), adapter, options, 1, 128).unwrap();
+            let mut t = Trainer::new(m.clone(), adapter, options, 128).unwrap();
             let tokens: Vec<u32> = (0..33).map(|i| 3 + i * 7 % 50).collect();
             let window = Window {
                 tokens: tokens[..32].to_vec(),
@@ -167,7 +167,7 @@ fn resuming_is_never_having_stopped() {
     let data = shakespeare(&m);
     let dir = tempfile::tempdir().unwrap();
     let (settings, summary) = (vec![("--x".into(), "1".into())], Summary { rank: 8, alpha: 16.0, target_modules: 127 });
-    let options = TrainOptions { batch_size: 2, epochs: 2, dropout: 0.1, shuffle: true, ..options() };
+    let options = TrainOptions { batch_size: 2, dropout: 0.1, shuffle: true, ..options() };
     let start = || trainer(&m, adapter(&m, "lora/adapter-initial.gguf"), options.clone(), &data);
     let mut t = start();
     for step in 1..=6 {

@@ -18,8 +18,6 @@ fn options() -> TrainOptions {
     TrainOptions {
         batch_size: 4,
         n_ubatch: 512,
-        epochs: 1,
-        max_steps: None,
         schedule: LrSchedule { lr: 2e-3, lr_min: 0.0, shape: LrShape::Constant, warmup_steps: 0, total_steps: 0 },
         adamw: AdamWOptions::default(),
         grad_clip: None,
@@ -41,8 +39,10 @@ fn shakespeare(model: &Model) -> Dataset {
     Dataset::load(&fixture("lora/shakespeare.train.txt"), model.vocab().unwrap(), None, &options).unwrap()
 }
 
-fn trainer(model: &Arc<Model>, adapter: Adapter, options: TrainOptions, data: &Dataset) -> Trainer {
-    Trainer::new(model.clone(), adapter, options, data.train.len() as usize, 128).unwrap()
+/// For one epoch.
+fn trainer(model: &Arc<Model>, adapter: Adapter, mut options: TrainOptions, data: &Dataset) -> Trainer {
+    options.schedule.total_steps = u64::from(data.train.len()).div_ceil(options.batch_size as u64);
+    Trainer::new(model.clone(), adapter, options, 128).unwrap()
 }
 
 /// The norm of a difference over the norm of what is right.

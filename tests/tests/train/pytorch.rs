@@ -51,7 +51,7 @@ fn gradients_of_float_models() {
         for recompute in [false, true] {
             let options = TrainOptions { recompute: Some(recompute), ..options() };
             let adapter = adapter(&m, &format!("train/{arch}-adapter.gguf"));
-            let mut t = Trainer::new(m.clone(), adapter, options, 1, 128).unwrap();
+            let mut t = Trainer::new(m.clone(), adapter, options, 128).unwrap();
             let (loss, grads) = t.gradients(std::slice::from_ref(&window)).unwrap();
             let expected = want.metadata().require_f64("loss").unwrap();
             assert!((f64::from(loss) - expected).abs() < 1e-4 * expected, "{arch}: loss {loss}, expected {expected}");

@@ -256,9 +256,7 @@ mod tests {
 
     #[test]
     fn what_would_change_the_output_is_refused() {
-        for argv in
-            [&["-gan", "2"][..], &["--log-jsonl"], &["-hf", "a/b"], &["--control-vector"]]
-        {
+        for argv in [&["-gan", "2"][..], &["--log-jsonl"], &["-hf", "a/b"], &["--control-vector"]] {
             assert!(matches!(normalized(argv, &[]), Err(ArgvError::Unsupported(_))), "{argv:?}");
         }
         assert_eq!(normalized(&["-gan", "1", "-gan=1", "--offline"], &[]), Ok((vec![], vec![])));

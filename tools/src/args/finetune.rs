@@ -324,8 +324,8 @@ impl FinetuneArgs {
     /// For the trainer, with a run of `total_steps`.
     pub fn train_options(&self, total_steps: u64) -> TrainOptions {
         let &TrainingArgs {
-            num_epochs,
-            max_steps,
+            num_epochs: _, // in `total_steps`
+            max_steps: _,
             batch_size,
             ubatch_size,
             learning_rate,
@@ -350,8 +350,6 @@ impl FinetuneArgs {
         TrainOptions {
             batch_size: batch_size as usize,
             n_ubatch: ubatch_size as usize,
-            epochs: num_epochs.into(),
-            max_steps,
             schedule: LrSchedule { lr: learning_rate, lr_min, shape, warmup_steps, total_steps },
             adamw: AdamWOptions {
                 beta1: adam_beta1 as f32,

@@ -70,12 +70,12 @@ impl<'a> Finetune<'a> {
         let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
         let Loaded { model, gpu } = loaded;
         let data = load_data(args, &model, log)?;
-        let (mut adapter, roles) = make_adapter(args, &model, log)?;
-        adapter.base = Some(BaseModel::of(model.gguf()));
+        let (adapter, roles) = make_adapter(args, &model, log)?;
+        let base = BaseModel::named(model.gguf());
         let total_steps = args.total_steps(data.train.len());
-        let base = adapter.base.as_ref().and_then(|b| b.fingerprint.clone()).unwrap_or_default();
         let fingerprint: String = data.fingerprint().iter().map(|b| format!("{b:02x}")).collect();
-        let settings = args.settings(&roles, total_steps, &fingerprint, &base);
+        let settings =
+            args.settings(&roles, total_steps, &fingerprint, base.fingerprint.as_deref().unwrap_or_default());
         let rank = adapter.pairs.values().map(|p| p.rank).max().unwrap_or_default();
         let summary = Summary { rank, alpha: adapter.alpha, target_modules: AdapterArgs::bits(&roles) };
         log.info(format_args!(
@@ -84,11 +84,11 @@ impl<'a> Finetune<'a> {
             adapter.pairs.len(),
             report::grouped(adapter.n_parameters() as u64)
         ));
-        let (windows, longest) = (data.train.len() as usize, data.train.longest().max(data.val.longest()));
+        let longest = data.train.longest().max(data.val.longest());
         let make = |model, adapter| {
-            Trainer::new(model, adapter, args.train_options(total_steps), windows, longest).map_err(Error::from)
+            Trainer::new(model, adapter, args.train_options(total_steps), longest).map_err(Error::from)
         };
-        let trainer = match (make(model.clone(), adapter.clone()), fallback) {
+        let mut trainer = match (make(model.clone(), adapter.clone()), fallback) {
             (Err(e), Some(gpu)) if e.is_of_device() => make(gpu.load(e)?, adapter)?,
             (trainer, _) => trainer?,
         };
@@ -96,6 +96,8 @@ impl<'a> Finetune<'a> {
         if args.report.dry_run {
             return Ok(None);
         }
+        // Reads the whole file.
+        trainer.set_base(BaseModel::of(model.gguf()));
         let output = args.adapter.output_adapter.clone().unwrap_or_else(|| {
             let continued = args.adapter.lora.is_some();
             PathBuf::from(if continued { "finetuned-lora-adapter.gguf" } else { "trained-lora-adapter.gguf" })

@@ -4,7 +4,7 @@ mod chat;
 mod completion;
 mod errors;
 mod flags;
-mod kv_cache;
 mod grammar;
+mod kv_cache;
 mod logits;
 mod run;
