@@ -133,15 +133,15 @@ impl Backend for Sched {
         if let [part] = parts.as_slice() {
             return self.devices[part.device].compile(graph, bindings);
         }
-        let (copies, outputs, parts) = connect(&graph, parts)?;
+        let (parts, outputs) = connect(&graph, parts)?;
         let mut compiled = Vec::with_capacity(parts.len());
         let mut inputs: HashMap<TensorId, Vec<(usize, TensorId)>> = HashMap::new();
-        for ((at, part), copies) in parts.into_iter().enumerate().zip(copies) {
+        for (at, part) in parts.into_iter().enumerate() {
             for (id, own) in part.inputs {
                 inputs.entry(id).or_default().push((at, own));
             }
             let program = self.devices[part.device].compile(Arc::new(part.graph), &part.bindings)?;
-            compiled.push(Compiled { program, copies });
+            compiled.push(Compiled { program, copies: part.copies });
         }
         Ok(Box::new(SchedProgram { graph, parts: compiled, inputs, outputs, host: Vec::new() }))
     }
@@ -157,6 +157,8 @@ struct Part {
     inputs: Vec<(TensorId, TensorId)>,
     /// Results of earlier parts that it takes.
     imports: Vec<(TensorId, TensorId)>,
+    /// Its results that later parts take.
+    copies: Vec<Copy>,
     bindings: Bindings,
 }
 
@@ -173,6 +175,7 @@ fn cut(graph: &Graph, devices: &[usize], bindings: &Bindings) -> Result<Vec<Part
                 own: HashMap::new(),
                 inputs: Vec::new(),
                 imports: Vec::new(),
+                copies: Vec::new(),
                 bindings: Bindings::new(),
             });
         }
@@ -239,7 +242,7 @@ struct Copy {
 type Outputs = HashMap<TensorId, (usize, TensorId)>;
 
 /// What each part hands on, and where the outputs of the whole graph are.
-fn connect(graph: &Graph, mut parts: Vec<Part>) -> Result<(Vec<Vec<Copy>>, Outputs, Vec<Part>), OpError> {
+fn connect(graph: &Graph, mut parts: Vec<Part>) -> Result<(Vec<Part>, Outputs), OpError> {
     let mut computed: HashMap<TensorId, usize> = HashMap::new();
     for (at, part) in parts.iter().enumerate() {
         let ops = part.own.keys().filter(|&&id| matches!(graph.tensor(id).source, Source::Op { .. }));
@@ -248,7 +251,6 @@ fn connect(graph: &Graph, mut parts: Vec<Part>) -> Result<(Vec<Vec<Copy>>, Outpu
             computed.entry(id).or_insert(at);
         }
     }
-    let mut copies: Vec<Vec<Copy>> = parts.iter().map(|_| Vec::new()).collect();
     for at in 0..parts.len() {
         for (id, to) in std::mem::take(&mut parts[at].imports) {
             let t = graph.tensor(id);
@@ -256,9 +258,10 @@ fn connect(graph: &Graph, mut parts: Vec<Part>) -> Result<(Vec<Vec<Copy>>, Outpu
             let producer = producer.ok_or_else(|| failure(format!("'{}' cannot be handed on", t.name)))?;
             let from = parts[producer].own[&id];
             parts[producer].graph.output(from);
-            match copies[producer].iter_mut().find(|c| c.from == from) {
+            let copies = &mut parts[producer].copies;
+            match copies.iter_mut().find(|c| c.from == from) {
                 Some(copy) => copy.to.push((at, to)),
-                None => copies[producer].push(Copy { from, bytes: t.desc.extent(), to: vec![(at, to)] }),
+                None => copies.push(Copy { from, bytes: t.desc.extent(), to: vec![(at, to)] }),
             }
         }
     }
@@ -274,7 +277,7 @@ fn connect(graph: &Graph, mut parts: Vec<Part>) -> Result<(Vec<Vec<Copy>>, Outpu
         parts[part].graph.output(own);
         outputs.insert(id, (part, own));
     }
-    Ok((copies, outputs, parts))
+    Ok((parts, outputs))
 }
 
 struct Compiled {
