@@ -83,7 +83,7 @@ fn what_does_not_fit_is_refused() {
     let slower = model(ARCHITECTURES[0], 7, &[("bitnet.rope.freq_base", Value::F32(500.0))]);
     assert_eq!(
         refused(&context(&slower, GgmlType::F16)),
-        "it is no prompt cache (one of this model with other settings: --override-kv or --rope-*)"
+        "it is no prompt cache (one of this model with other settings: --override-kv, --rope-*, or -c where RoPE depends on it)"
     );
     let file = tiny(ARCHITECTURES[0], GgmlType::F16, false, 7);
     let other = CacheFile::from_bytes(file, &first).err().unwrap().to_string();

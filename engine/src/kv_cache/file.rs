@@ -18,7 +18,7 @@ const VERSION_NOW: u32 = 1;
 const NAME: &str = "fabric.prompt_cache.model.name";
 /// [`BaseModel::fingerprint`] of the model: `str`.
 const FINGERPRINT: &str = "fabric.prompt_cache.model.fingerprint";
-/// Everything else that K and V depend on: hyperparameters with overrides, `str`.
+/// SHA-256 of everything else that K and V depend on, in hexadecimal: `str`.
 const SETTINGS: &str = "fabric.prompt_cache.settings";
 /// SHA-256 of the adapters in use, in hexadecimal: `str`.
 const ADAPTERS: &str = "fabric.prompt_cache.adapters";
@@ -119,7 +119,7 @@ impl CacheFile {
         }
         if m.require_str(SETTINGS)? != settings(context) {
             return Err(CacheFileError::NotACache(
-                "one of this model with other settings: --override-kv or --rope-*".into(),
+                "one of this model with other settings: --override-kv, --rope-*, or -c where RoPE depends on it".into(),
             ));
         }
         if m.require_str(ADAPTERS)? != adapters(context)? {
@@ -255,8 +255,11 @@ fn model_name(base: &BaseModel) -> String {
     base.name.clone().unwrap_or_else(|| "one without a name".into())
 }
 
+/// Of the hyperparameters, with overrides, and of RoPE's angles, which may depend on the size of the context.
 fn settings(context: &Context) -> String {
-    format!("{:?}", context.model().hparams())
+    let model = context.model();
+    let angles = model.rope(context.n_ctx()).turn(1);
+    hex(Sha256::new_with_prefix(format!("{:?} {angles:?}", model.hparams())))
 }
 
 /// SHA-256 of all matrices of the adapters and their scales.

@@ -1,8 +1,8 @@
 //! The context that a model works in.
 
+use super::cache::CacheArgs;
 use clap::Args;
 use fabric_engine::ContextOptions;
-use gguf::GgmlType;
 use std::path::PathBuf;
 
 /// Flags of the context.
@@ -20,14 +20,9 @@ pub struct ContextArgs {
     #[arg(long, visible_alias = "ub", value_name = "N", default_value_t = default().n_ubatch as u32,
           env = "LLAMA_ARG_UBATCH", value_parser = clap::value_parser!(u32).range(1..))]
     pub ubatch_size: u32,
-    /// Type of the keys in the KV cache: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl
-    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K",
-          value_parser = super::value::cache_type)]
-    pub cache_type_k: GgmlType,
-    /// Type of the values in the KV cache: the same
-    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V",
-          value_parser = super::value::cache_type)]
-    pub cache_type_v: GgmlType,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
     /// Keep all of the text in the KV cache of layers with a sliding window too: more memory, but going back far (such as
     /// /regen) need not run it again. --context-shift and --prompt-cache do so
     #[arg(long, env = "LLAMA_ARG_SWA_FULL", value_parser = super::value::yes_or_no)]
@@ -62,8 +57,7 @@ impl ContextArgs {
             ctx_size,
             batch_size: _,
             ubatch_size,
-            cache_type_k,
-            cache_type_v,
+            cache: CacheArgs { cache_type_k: type_k, cache_type_v: type_v },
             swa_full,
             context_shift,
             keep: _,
@@ -75,8 +69,8 @@ impl ContextArgs {
             n_ctx: ctx_size as usize,
             n_seq_max: default().n_seq_max,
             n_ubatch: ubatch_size as usize,
-            type_k: cache_type_k,
-            type_v: cache_type_v,
+            type_k,
+            type_v,
             swa_full: swa_full || context_shift || prompt_cache.is_some(),
         }
     }

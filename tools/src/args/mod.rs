@@ -4,6 +4,7 @@ pub mod absent;
 pub mod adapter;
 pub mod argv;
 pub mod bench;
+pub mod cache;
 pub mod chat;
 pub mod context;
 pub mod device;

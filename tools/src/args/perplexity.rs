@@ -2,11 +2,11 @@
 
 use super::absent::{Absent, MAIN, Policy, Takes};
 use super::adapter::AdapterArgs;
+use super::cache::CacheArgs;
 use super::device::DeviceArgs;
 use super::logging::LoggingArgs;
 use super::model::ModelArgs;
 use clap::{Args, Parser};
-use gguf::GgmlType;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -67,14 +67,9 @@ pub struct MeasureArgs {
     #[arg(long, visible_alias = "ub", value_name = "N", default_value_t = 512, env = "LLAMA_ARG_UBATCH",
           value_parser = clap::value_parser!(u32).range(1..))]
     pub ubatch_size: u32,
-    /// Type of the keys in the KV cache: f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl
-    #[arg(long, visible_alias = "ctk", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_K",
-          value_parser = super::value::cache_type)]
-    pub cache_type_k: GgmlType,
-    /// Type of the values in the KV cache: the same
-    #[arg(long, visible_alias = "ctv", value_name = "TYPE", default_value = "f16", env = "LLAMA_ARG_CACHE_TYPE_V",
-          value_parser = super::value::cache_type)]
-    pub cache_type_v: GgmlType,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: CacheArgs,
     /// Chunks to run, -1: all
     #[arg(long, value_name = "N", default_value_t = -1, value_parser = clap::value_parser!(i32).range(-1..))]
     pub chunks: i32,

@@ -37,8 +37,8 @@ impl<'a> Runner<'a> {
             n_ctx,
             n_seq_max: n_seq,
             n_ubatch: args.ubatch_size as usize,
-            type_k: args.cache_type_k,
-            type_v: args.cache_type_v,
+            type_k: args.cache.cache_type_k,
+            type_v: args.cache.cache_type_v,
             ..ContextOptions::default()
         };
         let runs = Resilient::new(model, options, adapters, *fallback, log)?;
