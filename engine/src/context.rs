@@ -1,15 +1,15 @@
 //! Runs a model: batches of tokens in, logits out, with the past in a KV cache.
 
 use crate::adapter::LoadedAdapter;
-use crate::arch::{Builder, HParams, Inputs, Shape};
+use crate::arch::{Builder, Built, HParams, Inputs, Observe, Observed, Parts, Shape};
 use crate::batch::{Batch, BatchError, BatchToken};
 use crate::kv_cache::{CacheOptions, KvCache};
 use crate::{Error, Model};
 use bytemuck::cast_slice;
 use ggml_ops::TensorId;
 use ggml_ops::backend::Program;
-use gguf::GgmlType;
-use std::collections::VecDeque;
+use gguf::{GgmlType, TensorName};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Floats of logits that one run may hold: 32 MiB.
@@ -51,7 +51,17 @@ struct Ready {
     shape: Shape,
     inputs: Inputs,
     logits: Option<TensorId>,
+    observed: Vec<Observed>,
     program: Box<dyn Program>,
+}
+
+/// What went into one weight.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct InputSums {
+    /// For each column, the sum of the squares.
+    pub sums: Vec<f64>,
+    /// Rows that were summed over.
+    pub count: u64,
 }
 
 /// A model at work.
@@ -61,6 +71,8 @@ pub struct Context {
     adapters: Vec<Arc<LoadedAdapter>>,
     n_ubatch: usize,
     programs: VecDeque<Ready>,
+    observe: Option<Observe>,
+    input_sums: BTreeMap<TensorName, InputSums>,
     logits: Vec<f32>,
     host: HostInputs,
 }
@@ -97,6 +109,8 @@ impl Context {
             adapters: Vec::new(),
             n_ubatch,
             programs: VecDeque::new(),
+            observe: None,
+            input_sums: BTreeMap::new(),
             logits: Vec::new(),
             host: HostInputs::default(),
             model,
@@ -129,6 +143,17 @@ impl Context {
         self.adapters = adapters;
         self.programs.clear();
         self.cache.clear();
+    }
+
+    /// From now on, sums up what goes into the weights.
+    pub fn observe(&mut self, observe: Observe) {
+        self.observe = Some(observe);
+        self.programs.clear();
+    }
+
+    /// What went into the weights since [`observe`](Self::observe).
+    pub fn input_sums(&self) -> &BTreeMap<TensorName, InputSums> {
+        &self.input_sums
     }
 
     /// Positions for each sequence.
@@ -206,8 +231,12 @@ impl Context {
                 program.write(input, cast_slice(values))?;
             }
         }
+        if let Some(ones) = inputs.ones {
+            program.write(ones, cast_slice(&vec![1f32; tokens.len()]))?;
+        }
         program.run()?;
         self.cache.append(tokens);
+        add_sums(program.as_mut(), &ready.observed, &mut self.input_sums)?;
         self.logits.resize(n_outputs * self.model.hparams().n_vocab, 0.0);
         if let Some(logits) = ready.logits {
             program.read(logits, bytemuck::cast_slice_mut(&mut self.logits))?;
@@ -228,11 +257,31 @@ impl Context {
         self.programs.retain(|r| r.shape.n_tokens <= MAX_KEPT_TOKENS);
         self.programs.truncate(MAX_PROGRAMS - 1);
         let model = &self.model;
-        let built = Builder::build(model.arch(), model.parts(&self.adapters), &self.cache, shape)?;
+        let parts = Parts { observe: self.observe, ..model.parts(&self.adapters) };
+        let built = Builder::build(model.arch(), parts, &self.cache, shape)?;
         let program = model.device().compile(Arc::new(built.graph), &built.bindings)?;
-        self.programs.push_front(Ready { shape, inputs: built.inputs, logits: built.logits, program });
+        let Built { inputs, logits, observed, .. } = built;
+        self.programs.push_front(Ready { shape, inputs, logits, observed, program });
         Ok(())
     }
+}
+
+/// Adds what a run observed.
+fn add_sums(
+    program: &mut dyn Program,
+    observed: &[Observed],
+    to: &mut BTreeMap<TensorName, InputSums>,
+) -> Result<(), Error> {
+    let mut values = Vec::new();
+    for o in observed {
+        values.resize(o.n_in, 0f32);
+        program.read(o.sums, bytemuck::cast_slice_mut(&mut values))?;
+        let entry = to.entry(o.name).or_default();
+        entry.sums.resize(values.len(), 0.0);
+        entry.sums.iter_mut().zip(&values).for_each(|(sum, &v)| *sum += f64::from(v));
+        entry.count += o.n_rows as u64;
+    }
+    Ok(())
 }
 
 /// The most tokens whose intermediate results fit: at the widest point of a layer, three tensors of n_ff and some of n_embd.

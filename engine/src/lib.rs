@@ -20,6 +20,7 @@ pub mod device;
 mod error;
 pub mod grammar;
 mod i2_s;
+pub mod imatrix;
 pub mod kv_cache;
 pub mod model;
 pub mod placement;

@@ -128,7 +128,7 @@ impl Model {
 
     /// What its graphs are built from, with these adapters.
     pub fn parts<'m>(&'m self, adapters: &'m [Arc<LoadedAdapter>]) -> Parts<'m> {
-        Parts { hp: &self.hp, weights: &self.weights, adapters, dropout: 0.0 }
+        Parts { hp: &self.hp, weights: &self.weights, adapters, dropout: 0.0, observe: None }
     }
 
     /// RoPE's angles in a context of `n_ctx` positions.

@@ -2,6 +2,7 @@
 //!
 //! `fixtures/quantize/llama_cpp.json` is written by `generate.py` beside it.
 
+use fabric_engine::imatrix::Importances;
 use fabric_engine::quantize::{FType, Options, Plan, QuantizeError, Quantizer, Target, TensorTypeRule, check_tensor};
 use ggml_ops::quants;
 use gguf::{GgmlType, Gguf, Metadata, Value, Writer};
@@ -86,7 +87,17 @@ fn ty(json: &Json) -> GgmlType {
     GgmlType::from_name(json.as_str().unwrap()).unwrap()
 }
 
-fn options(run: &Json) -> Options {
+/// The `importances` of generate.py.
+fn importances(model: &Gguf) -> Importances {
+    let tensors = model.tensors().iter().enumerate().filter(|(_, t)| !t.name.contains("attn_v"));
+    let of = |(i, t): (usize, &gguf::TensorInfo)| {
+        let values = weights(i + 1000, t.ne[0] * t.ne[2]).into_iter().enumerate();
+        (t.name.clone(), values.map(|(i, w)| if i % 10 == 3 { 0.0 } else { w * w * 256.0 }).collect())
+    };
+    tensors.map(of).collect()
+}
+
+fn options(run: &Json, model: &Gguf) -> Options {
     let rule = |r: &Json| TensorTypeRule { pattern: r[0].as_str().unwrap().into(), ty: ty(&r[1]) };
     let flag = |name: &str| run[name].as_bool().unwrap_or(false);
     Options {
@@ -99,6 +110,7 @@ fn options(run: &Json) -> Options {
         tensor_types: run["tensor_types"].as_array().into_iter().flatten().map(rule).collect(),
         keep_split: false,
         metadata: pairs(&run["metadata"]),
+        importances: if flag("importance") { importances(model) } else { Default::default() },
     }
 }
 
@@ -126,7 +138,7 @@ fn check_run(fixture: &Json, run: &Json) {
         let bytes = quantize(&input, &Options::new(target(via.as_str().unwrap())), 1).unwrap();
         input = Gguf::from_bytes(bytes).unwrap();
     }
-    let result = quantize(&input, &options(run), 2);
+    let result = quantize(&input, &options(run, &input), 2);
     let Some(expected) = run.get("sha256") else {
         assert!(result.is_err(), "{case}: llama.cpp refuses");
         return;

@@ -72,6 +72,14 @@ pub enum Error {
     /// The model cannot be quantized.
     #[error(transparent)]
     Quantize(#[from] fabric_engine::quantize::QuantizeError),
+    /// The importance matrix in this file cannot be used or written.
+    #[error("{}: {source}", path.display())]
+    Imatrix {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: fabric_engine::imatrix::ImatrixError,
+    },
     /// The tokenizer.
     #[error(transparent)]
     Vocab(#[from] fabric_engine::vocab::VocabError),

@@ -5,7 +5,7 @@ use fabric_engine::arch::ARCHITECTURES;
 use fabric_engine::quantize::FType;
 use fabric_tools::args::absent::{Absent, MAIN, Policy};
 use fabric_tools::args::argv::spellings;
-use fabric_tools::args::{bench, export_lora, gguf as gguf_args, perplexity, quantize, tokenize};
+use fabric_tools::args::{bench, export_lora, gguf as gguf_args, imatrix, perplexity, quantize, tokenize};
 use fabric_tools::cmd::main::MainArgs;
 use gguf::GgmlType;
 use std::fmt::Write;
@@ -38,6 +38,7 @@ fn tools() -> Vec<(&'static str, &'static str, Command, &'static [Absent])> {
         ("fabric-main", "llama-cli, llama-completion", MainArgs::command(), MAIN),
         ("fabric-perplexity", "llama-perplexity", perplexity::PerplexityArgs::command(), &perplexity::ABSENT),
         ("fabric-bench", "llama-bench", bench::BenchArgs::command(), bench::ABSENT),
+        ("fabric-imatrix", "llama-imatrix", imatrix::ImatrixArgs::command(), &imatrix::ABSENT),
         ("fabric-quantize", "llama-quantize", quantize::QuantizeArgs::command(), quantize::ABSENT),
         ("fabric-tokenize", "llama-tokenize", tokenize::TokenizeArgs::command(), tokenize::ABSENT),
         ("fabric-export-lora", "llama-export-lora", export_lora::ExportLoraArgs::command(), export_lora::ABSENT),

@@ -47,6 +47,8 @@ pub struct Inputs {
     pub outputs: Option<TensorId>,
     /// The seed of dropout, I32 `[2]`, if there is any.
     pub seed: Option<TensorId>,
+    /// Where inputs of weights are observed: ones, F32 `[1, n_tokens]`.
+    pub ones: Option<TensorId>,
 }
 
 /// Inputs of layers with a sliding window.
@@ -71,6 +73,30 @@ pub struct Parts<'m> {
     pub adapters: &'m [Arc<LoadedAdapter>],
     /// Fraction of the adapters' inputs that is dropped.
     pub dropout: f32,
+    /// Which inputs of weights to observe, if any.
+    pub observe: Option<Observe>,
+}
+
+/// Sums of squares of the columns of what weights are multiplied with, as outputs of the graph: of those in the layers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observe {
+    /// Also of the output matrix.
+    pub output: bool,
+}
+
+/// What a graph observes of one weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The weight.
+    pub name: TensorName,
+    /// Its input, `[n_in, n_rows]`.
+    input: TensorId,
+    /// Sums of squares, F32 `[n_in]`.
+    pub sums: TensorId,
+    /// Columns.
+    pub n_in: usize,
+    /// Rows that were summed over.
+    pub n_rows: usize,
 }
 
 /// K and V of past tokens.
@@ -86,6 +112,7 @@ pub struct Builder<'m> {
     parts: Parts<'m>,
     cache: Option<Cache<'m>>,
     lora: Vec<LoraTensors>,
+    observed: Vec<Observed>,
     used: HashMap<TensorName, TensorId>,
     bindings: Bindings,
     n_tokens: usize,
@@ -117,6 +144,8 @@ pub struct Built {
     pub logits: Option<TensorId>,
     /// The matrices of the adapters, those of one weight once for each adapter that has it: what training changes.
     pub lora: Vec<LoraTensors>,
+    /// What is observed.
+    pub observed: Vec<Observed>,
 }
 
 impl<'m> Builder<'m> {
@@ -153,7 +182,8 @@ impl<'m> Builder<'m> {
             let y = b.logits(x)?;
             logits = Some(b.graph.output(y));
         }
-        Ok(Built { graph: b.graph, bindings: b.bindings, inputs: b.inputs, logits, lora: b.lora })
+        let Builder { graph, bindings, inputs, lora, observed, .. } = b;
+        Ok(Built { graph, bindings, inputs, logits, lora, observed })
     }
 
     /// The graph of a layer by itself (`None`: of embedding and output), to ask a device whether it has the kernels.
@@ -189,9 +219,10 @@ impl<'m> Builder<'m> {
             None => None,
         };
         let seed = if parts.dropout > 0.0 { Some(graph.input("seed", ints(&[2])?)) } else { None };
-        let inputs = Inputs { tokens, rope, span, local, cache_rows: None, outputs: None, seed };
-        let (used, lora, bindings) = (HashMap::new(), Vec::new(), Bindings::new());
-        Ok(Builder { graph, parts, cache: None, lora, used, bindings, n_tokens, inputs })
+        let ones = if parts.observe.is_some() { Some(graph.input_f32("ones", &[1, n_tokens])?) } else { None };
+        let inputs = Inputs { tokens, rope, span, local, cache_rows: None, outputs: None, seed, ones };
+        let (used, lora, observed, bindings) = (HashMap::new(), Vec::new(), Vec::new(), Bindings::new());
+        Ok(Builder { graph, parts, cache: None, lora, observed, used, bindings, n_tokens, inputs })
     }
 
     /// Ends the building.
@@ -301,10 +332,31 @@ impl<'m> Builder<'m> {
         Ok(y)
     }
 
+    /// Adds the sums of squares of the columns of x, which this weight is multiplied with, where they are to be observed.
+    fn observe(&mut self, name: TensorName, x: TensorId) -> Result<(), OpError> {
+        let (Some(observe), Some(ones)) = (self.parts.observe, self.inputs.ones) else { return Ok(()) };
+        if name.il.is_none() && !(observe.output && name.role == TensorRole::Output) {
+            return Ok(());
+        }
+        let [n_in, n_rows, ..] = self.graph.desc(x).ne;
+        let sums = match self.observed.iter().find(|o| o.input == x) {
+            Some(other) => other.sums,
+            None => {
+                let squares = self.graph.mul(x, x)?;
+                let ones = self.graph.view(ones, TensorDesc::new(GgmlType::F32, &[1, n_rows])?, 0)?;
+                let sums = self.graph.out_prod(squares, ones)?; // [n_in, 1]
+                self.graph.output(sums)
+            }
+        };
+        self.observed.push(Observed { name, input: x, sums, n_in, n_rows });
+        Ok(())
+    }
+
     /// `W x`, times the tensor's scale where the model has one, with adapters, plus the bias where the model has one.
     pub fn linear(&mut self, role: TensorRole, il: u32, x: TensorId) -> Result<TensorId, OpError> {
         let w = self.weight(role.weight(il))?;
         let uniform_scale = self.parts.weights.get(&role.weight(il)).and_then(|w| w.uniform_scale);
+        self.observe(role.weight(il), x)?;
         let mut y = self.graph.op(MulMat { uniform_scale }, &[w, x])?;
         if self.parts.weights.contains_key(&role.scale(il)) {
             let scale = self.weight(role.scale(il))?;

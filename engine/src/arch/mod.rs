@@ -9,7 +9,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 
-pub use builder::{Builder, Built, Inputs, LocalInputs, LoraTensors, Parts, Shape, Weight};
+pub use builder::{Builder, Built, Inputs, LocalInputs, LoraTensors, Observe, Observed, Parts, Shape, Weight};
 pub use hparams::{HParams, SlidingWindow};
 
 use ggml_ops::ops::{GluKind, RopeMode};

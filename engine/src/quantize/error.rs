@@ -82,6 +82,24 @@ pub enum QuantizeError {
         /// Why.
         error: ggml_ops::quants::QuantError,
     },
+    /// An importance matrix of another model.
+    #[error("tensor '{tensor}': its importance matrix has {got} values, expected {expected}: it is of another model")]
+    Importance {
+        /// Tensor name.
+        tensor: String,
+        /// Columns of the tensor.
+        expected: usize,
+        /// Values of the matrix.
+        got: usize,
+    },
+    /// An importance that is no number.
+    #[error("tensor '{tensor}': its importance matrix has the value {value}, expected finite numbers")]
+    ImportanceValue {
+        /// Tensor name.
+        tensor: String,
+        /// The value.
+        value: f32,
+    },
     /// Threads could not be had.
     #[error("cannot start {n_threads} threads: {error}")]
     Threads {

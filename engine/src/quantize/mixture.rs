@@ -100,6 +100,7 @@ pub(super) struct Mixture {
     hparams: HParams,
     /// The embedding is the output matrix too.
     is_tied: bool,
+    has_imatrix: bool,
     n_attn_v: usize,
     seen_attn_v: usize,
     seen_ffn_down: usize,
@@ -111,6 +112,7 @@ impl Mixture {
         metadata: &Metadata,
         ftype: FType,
         output_type: Option<GgmlType>,
+        has_imatrix: bool,
     ) -> Result<Mixture, QuantizeError> {
         let of = |wanted| {
             let all = model.tensors().iter();
@@ -121,6 +123,7 @@ impl Mixture {
             output_type,
             hparams: HParams::of(metadata)?,
             is_tied: of(Category::Output) == 0,
+            has_imatrix,
             n_attn_v: of(Category::AttnV),
             seen_attn_v: 0,
             seen_ffn_down: 0,
@@ -237,7 +240,9 @@ impl Mixture {
             FType::Q4_K_M if is_falcon && i < n / 16 => Q6_K,
             FType::Q4_K_M if is_falcon && wants_more_bits(i, n) => Q5_K,
             FType::Q4_K_M if !is_falcon && wants_more_bits(i, n) => Q6_K,
-            FType::IQ4_NL | FType::IQ4_XS if i < n / 8 => Q5_K,
+            FType::IQ4_NL | FType::IQ4_XS if i < n / 8 && !self.has_imatrix => Q5_K,
+            FType::Q4_0 if i < n / 8 && self.has_imatrix => Q4_1,
+            FType::Q5_0 if i < n / 8 && self.has_imatrix => Q5_1,
             FType::Q5_K_M if wants_more_bits(i, n) => Q6_K,
             FType::Q4_K_S if !is_falcon && i < n / 8 => Q5_K,
             ftype => ftype.base(),

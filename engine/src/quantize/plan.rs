@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::mixture::{self, Category, Mixture};
 use super::{FType, QuantizeError, order};
+use crate::imatrix::Importances;
 
 /// What to make of a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Options {
     pub tensor_types: Vec<TensorTypeRule>,
     /// Metadata to set, also where the mixture looks.
     pub metadata: Vec<(String, Value)>,
+    /// How much errors in the columns of each weight count; empty: as the weights say.
+    pub importances: Importances,
 }
 
 impl Options {
@@ -62,6 +65,7 @@ impl Options {
             keep_split: false,
             tensor_types: Vec::new(),
             metadata: Vec::new(),
+            importances: Importances::new(),
         }
     }
 }
@@ -110,6 +114,7 @@ impl PlannedTensor {
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub(super) metadata: Metadata,
+    importances: Importances,
     tensors: Vec<PlannedTensor>,
     n_files: u16,
 }
@@ -132,10 +137,11 @@ impl Plan {
         for source in sources {
             let planned = chooser.choose(source)?;
             check_codecs(&planned, options.allow_requantize)?;
+            check_importance(&planned, &options.importances)?;
             tensors.push(planned);
         }
         // The writer would find out too, but only after the old file at the path is as good as gone.
-        let plan = Plan { metadata, tensors, n_files };
+        let plan = Plan { metadata, importances: options.importances.clone(), tensors, n_files };
         plan.writers()?;
         Ok(plan)
     }
@@ -153,6 +159,11 @@ impl Plan {
     /// Index of the file that a tensor goes to.
     pub(super) fn file_of(&self, tensor: &PlannedTensor) -> usize {
         if self.n_files == 1 { 0 } else { tensor.source.split_no() }
+    }
+
+    /// The importance of the columns of a tensor, if it is known: for each matrix of the tensor one after the other.
+    pub fn importance(&self, tensor: &PlannedTensor) -> Option<&[f32]> {
+        importance(&tensor.source, &self.importances)
     }
 
     /// The tensors, in the order in which they are written.
@@ -255,7 +266,7 @@ impl<'a> Chooser<'a> {
         let mixture = match options.target {
             Target::Quantize(ftype) => {
                 let output = options.output_tensor_type;
-                Some((ftype, Mixture::new(model, metadata, ftype, output)?))
+                Some((ftype, Mixture::new(model, metadata, ftype, output, !options.importances.is_empty())?))
             }
             Target::Copy => None,
         };
@@ -332,6 +343,28 @@ fn n_bytes(ty: GgmlType, tensor: &TensorInfo) -> Result<u64, QuantizeError> {
     let blocks = (tensor.n_elements() / ty.block_size()) as u64;
     let tail = if blocks == 0 { 0 } else { ty.tail_size() as u64 };
     Ok(blocks.saturating_mul(ty.type_size() as u64).saturating_add(tail))
+}
+
+/// Columns of all matrices of a tensor.
+fn n_columns(tensor: &TensorInfo) -> usize {
+    tensor.ne[0].saturating_mul(tensor.ne[2])
+}
+
+/// That of a tensor, if it fits: of the embedding it need not.
+fn importance<'i>(tensor: &TensorInfo, importances: &'i Importances) -> Option<&'i [f32]> {
+    importances.get(&tensor.name).map(Vec::as_slice).filter(|values| values.len() == n_columns(tensor))
+}
+
+fn check_importance(tensor: &PlannedTensor, importances: &Importances) -> Result<(), QuantizeError> {
+    let Some(values) = importances.get(&tensor.source.name).filter(|_| tensor.is_converted()) else { return Ok(()) };
+    let (name, expected, got) = (tensor.source.name.clone(), n_columns(&tensor.source), values.len());
+    if expected != got && name != "token_embd.weight" {
+        return Err(QuantizeError::Importance { tensor: name, expected, got });
+    }
+    match values.iter().find(|v| !v.is_finite()) {
+        Some(&value) => Err(QuantizeError::ImportanceValue { tensor: name, value }),
+        None => Ok(()),
+    }
 }
 
 fn check_codecs(tensor: &PlannedTensor, allow_requantize: bool) -> Result<(), QuantizeError> {

@@ -67,26 +67,31 @@ impl<'a> Quantizer<'a> {
         let Some(tensor) = self.due() else {
             return Ok(None);
         };
+        let importance = self.plan.importance(tensor).filter(|_| tensor.is_converted() && tensor.n_bytes > 0);
+        match importance {
+            Some(importance) => self.write_weighted(tensor, importance)?,
+            None => self.write_plain(tensor)?,
+        }
+        self.due += 1;
+        Ok(Some(tensor))
+    }
+
+    fn write_plain(&mut self, tensor: &PlannedTensor) -> Result<(), QuantizeError> {
         let Quantizer { model, plan, out, pool, buffer, .. } = self;
-        let Some(out) = out.get_mut(plan.file_of(tensor)) else {
-            return Ok(None);
-        };
+        let Some(out) = out.get_mut(plan.file_of(tensor)) else { return Ok(()) };
         let data = model.data(&tensor.source);
-        let piece = |ty: GgmlType| CHUNK / ty.block_size() * ty.type_size();
-        let (from, to) = (piece(tensor.source.ty), piece(tensor.ty));
+        let (from, to) = (bytes_of(tensor.source.ty, CHUNK), bytes_of(tensor.ty, CHUNK));
         let name = tensor.source.name.as_str();
         for (group, source) in data.chunks(CHUNKS * from).enumerate() {
             let first = group * CHUNKS * CHUNK;
             if tensor.is_converted() {
-                let len = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size()
-                    / tensor.ty.block_size()
-                    * tensor.ty.type_size();
-                buffer.resize(len, 0);
+                let n = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size();
+                buffer.resize(bytes_of(tensor.ty, n), 0);
                 let pieces = source.par_chunks(from).zip(buffer.par_chunks_mut(to));
                 let failure = pool.install(|| {
-                    pieces
-                        .enumerate()
-                        .find_map_first(|(i, (source, out))| convert(tensor, first + i * CHUNK, source, out).err())
+                    pieces.enumerate().find_map_first(|(i, (source, out))| {
+                        convert(tensor, first + i * CHUNK, source, None, out).err()
+                    })
                 });
                 failure.map_or(Ok(()), Err)?;
                 out.write_part(name, buffer)?;
@@ -96,8 +101,34 @@ impl<'a> Quantizer<'a> {
                 out.write_part(name, source)?;
             }
         }
-        self.due += 1;
-        Ok(Some(tensor))
+        Ok(())
+    }
+
+    /// With an importance for each column of each matrix. Pieces are whole rows: the types of 32 weights look at whole rows too.
+    fn write_weighted(&mut self, tensor: &PlannedTensor, importance: &[f32]) -> Result<(), QuantizeError> {
+        let Quantizer { model, plan, out, pool, buffer, .. } = self;
+        let Some(out) = out.get_mut(plan.file_of(tensor)) else { return Ok(()) };
+        let [n, n_rows, n_mat, _] = tensor.source.ne;
+        let piece = (CHUNK / n).max(1) * n;
+        let (from, to) = (bytes_of(tensor.source.ty, piece), bytes_of(tensor.ty, piece));
+        let matrices = model.data(&tensor.source).chunks_exact(n_rows * bytes_of(tensor.source.ty, n));
+        for (i, matrix) in matrices.enumerate() {
+            let importance = &importance[i % n_mat * n..][..n];
+            for (group, source) in matrix.chunks(CHUNKS * from).enumerate() {
+                let first = i * n_rows * n + group * CHUNKS * piece;
+                let elements = source.len() / tensor.source.ty.type_size() * tensor.source.ty.block_size();
+                buffer.resize(bytes_of(tensor.ty, elements), 0);
+                let pieces = source.par_chunks(from).zip(buffer.par_chunks_mut(to));
+                let failure = pool.install(|| {
+                    pieces.enumerate().find_map_first(|(k, (source, out))| {
+                        convert(tensor, first + k * piece, source, Some(importance), out).err()
+                    })
+                });
+                failure.map_or(Ok(()), Err)?;
+                out.write_part(&tensor.source.name, buffer)?;
+            }
+        }
+        Ok(())
     }
 
     /// Puts the complete files in their places.
@@ -134,22 +165,35 @@ fn check_group(tensor: &TensorInfo, first: usize, data: &[u8]) -> Option<Quantiz
     if !quants::supported(tensor.ty) {
         return None;
     }
-    let piece = CHUNK / tensor.ty.block_size() * tensor.ty.type_size();
-    let pieces = data.par_chunks(piece).enumerate();
+    let pieces = data.par_chunks(bytes_of(tensor.ty, CHUNK)).enumerate();
     pieces.find_map_first(|(i, data)| {
         let checked = quants::validate(tensor.ty, data);
         checked.err().map(|e| in_tensor(tensor, first + i * CHUNK, e))
     })
 }
 
-/// Converts one chunk, which begins at element `first`.
-fn convert(tensor: &PlannedTensor, first: usize, source: &[u8], out: &mut [u8]) -> Result<(), QuantizeError> {
+/// Bytes of a number of elements that are whole blocks.
+fn bytes_of(ty: GgmlType, n: usize) -> usize {
+    n / ty.block_size() * ty.type_size()
+}
+
+/// Converts one chunk, which begins at element `first`; with an importance, whole rows.
+fn convert(
+    tensor: &PlannedTensor,
+    first: usize,
+    source: &[u8],
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), QuantizeError> {
     let (from, to) = (tensor.source.ty, tensor.ty);
     let mut convert = || {
         let mut x = vec![0.0; out.len() / to.type_size() * to.block_size()];
         quants::validate(from, source)?;
         quants::dequantize(from, source, &mut x)?;
-        quants::quantize(to, &x, out)?;
+        match importance {
+            Some(importance) => quants::quantize_weighted(to, &x, importance, out)?,
+            None => quants::quantize(to, &x, out)?,
+        }
         quants::validate(to, out)
     };
     convert().map_err(|e| in_tensor(&tensor.source, first, e))

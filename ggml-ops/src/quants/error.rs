@@ -19,6 +19,16 @@ pub enum QuantError {
         /// Elements given.
         elements: usize,
     },
+    /// The elements are not a whole number of rows.
+    #[error("{ty}: {elements} elements are not a whole number of rows of {row}")]
+    Rows {
+        /// The storage type.
+        ty: GgmlType,
+        /// Elements in a row.
+        row: usize,
+        /// Elements given.
+        elements: usize,
+    },
     /// The bytes do not hold the elements.
     #[error("{ty}: {elements} elements take {expected} bytes, got {got}")]
     Bytes {

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{GROUP_MAX_EPS, nearest_int, signed_max};
+use super::rounding::{GROUP_MAX_EPS, error_weights, nearest_int, signed_max, sum_of_squares};
 use super::{Block, f16_to_f32, f32_to_f16};
 
 /// What the codes stand for: ggml's `kvalues_iq4nl`.
@@ -69,17 +69,16 @@ fn nearest(x: f32) -> u8 {
     code as u8
 }
 
-/// The scale of 32 weights: ggml's search over 16 grids, weighted by x^2. Every sum is in f32 and in order.
-fn fit(x: &[f32; 32]) -> f32 {
+/// The scale of 32 weights: ggml's search over 16 grids, errors weighted by `w`. Every sum is in f32 and in order.
+fn fit(x: &[f32; 32], w: &[f32; 32]) -> f32 {
     let max = signed_max(x);
     if max.abs() < GROUP_MAX_EPS {
         return 0.0;
     }
     let sums = |id: f32| {
         let (mut sum_qx, mut sum_q2) = (0.0, 0.0);
-        for &v in x {
+        for (&v, &w) in x.iter().zip(w) {
             let q = f32::from(KVALUES_IQ4_NL[usize::from(nearest(id * v))]);
-            let w = v * v;
             sum_qx += w * q * v;
             sum_q2 += w * q * q;
         }
@@ -121,7 +120,13 @@ impl Block for BlockIq4Nl {
 
     fn quantize(x: &[f32]) -> Self {
         let x = &x.as_chunks::<32>().0[0];
-        let d = fit(x);
+        let d = fit(x, &x.map(|v| v * v));
+        BlockIq4Nl { d: f32_to_f16(d).to_le_bytes(), qs: codes(x, d) }
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        let (x, importance) = (&x.as_chunks::<32>().0[0], &importance.as_chunks::<32>().0[0]);
+        let d = fit(x, &error_weights(x, importance, sum_of_squares(x) * (2.0 / 32.0)));
         BlockIq4Nl { d: f32_to_f16(d).to_le_bytes(), qs: codes(x, d) }
     }
 
@@ -150,18 +155,8 @@ impl BlockIq4Xs {
         (low | high << 4) as i8 - 32
     }
 
-    /// The integer weights of sub-block j (0..8) in order, -127..=113.
-    pub fn weights(&self, j: usize) -> [i8; 32] {
-        values(&self.qs.as_chunks().0[j])
-    }
-}
-
-impl Block for BlockIq4Xs {
-    const TYPE: GgmlType = GgmlType::IQ4_XS;
-
-    fn quantize(x: &[f32]) -> Self {
-        let x: &[[f32; 32]] = x.as_chunks().0;
-        let scales: [f32; 8] = std::array::from_fn(|j| fit(&x[j]));
+    /// With these scales of the sub-blocks.
+    fn of(x: &[[f32; 32]], scales: [f32; 8]) -> Self {
         let d = -signed_max(&scales) / 32.0;
         let id = if d != 0.0 { 1.0 / d } else { 0.0 };
         let mut block = BlockIq4Xs::zeroed();
@@ -176,6 +171,26 @@ impl Block for BlockIq4Xs {
         }
         block.scales_h = scales_h.to_le_bytes();
         block
+    }
+
+    /// The integer weights of sub-block j (0..8) in order, -127..=113.
+    pub fn weights(&self, j: usize) -> [i8; 32] {
+        values(&self.qs.as_chunks().0[j])
+    }
+}
+
+impl Block for BlockIq4Xs {
+    const TYPE: GgmlType = GgmlType::IQ4_XS;
+
+    fn quantize(x: &[f32]) -> Self {
+        let x: &[[f32; 32]] = x.as_chunks().0;
+        Self::of(x, std::array::from_fn(|j| fit(&x[j], &x[j].map(|v| v * v))))
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        let mean_square = sum_of_squares(x) * (2.0 / 256.0);
+        let (x, importance) = (x.as_chunks::<32>().0, importance.as_chunks::<32>().0);
+        Self::of(x, std::array::from_fn(|j| fit(&x[j], &error_weights(&x[j], &importance[j], mean_square))))
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -29,6 +29,7 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 mod rounding;
+mod symmetric_fit;
 mod tq1_0;
 mod tq2_0;
 
@@ -57,6 +58,13 @@ pub trait Block: Pod {
 
     /// Quantizes the block_size elements of x. NaN gives an arbitrary code; infinity an infinite scale.
     fn quantize(x: &[f32]) -> Self;
+
+    /// As [`quantize`](Self::quantize), with the importance of each element: the mean square of what it is multiplied with. For the
+    /// types that have use for it. `row_mean_square` is that of all elements of the row.
+    fn quantize_weighted(x: &[f32], importance: &[f32], row_mean_square: f32) -> Self {
+        let _ = (importance, row_mean_square);
+        Self::quantize(x)
+    }
 
     /// Writes the block_size elements to y.
     fn dequantize(&self, y: &mut [f32]);
@@ -136,6 +144,30 @@ pub fn quantize(ty: GgmlType, src: &[f32], dst: &mut [u8]) -> Result<(), QuantEr
     with_block!(ty, B => {
         check_len(ty, src.len(), dst.len())?;
         quantize_row::<B>(src, bytemuck::cast_slice_mut(dst));
+        Ok(())
+    })
+}
+
+/// Quantizes rows of as many elements as `importance` has, each with that importance: byte for byte what ggml does with an
+/// importance matrix. Types that have no use for it are quantized as by [`quantize`].
+///
+/// # Errors
+/// The type has no codec, src is no whole number of rows or a row no whole number of blocks, or dst is not exactly as long as they take.
+pub fn quantize_weighted(ty: GgmlType, src: &[f32], importance: &[f32], dst: &mut [u8]) -> Result<(), QuantError> {
+    with_block!(ty, B => {
+        let n = importance.len();
+        check_len(ty, src.len(), dst.len())?;
+        check_len(ty, n, ty.row_size(n).unwrap_or(0))?;
+        if n == 0 || !src.len().is_multiple_of(n) {
+            return Err(QuantError::Rows { ty, row: n, elements: src.len() });
+        }
+        let block = B::TYPE.block_size();
+        for (x, y) in src.chunks_exact(n).zip(bytemuck::cast_slice_mut::<u8, B>(dst).chunks_exact_mut(n / block)) {
+            let mean_square = rounding::sum_of_squares(x) / n as f32;
+            for ((x, w), y) in x.chunks_exact(block).zip(importance.chunks_exact(block)).zip(y) {
+                *y = B::quantize_weighted(x, w, mean_square);
+            }
+        }
         Ok(())
     })
 }

@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::min_fit::{Fit, Search};
-use super::rounding::nearest_int;
+use super::min_fit::{Fit, Search, positive_fit};
+use super::rounding::{error_weights, nearest_int, sum_of_squares};
 use super::{Block, f16_to_f32, f32_to_f16};
 
 /// 256 weights in sub-blocks of 16: `w[i] = d * sc[j] * q[i] - dmin * m[j]`, j = i / 16.
@@ -24,7 +24,7 @@ pub struct BlockQ2_K {
 const _: () = assert!(size_of::<BlockQ2_K>() == GgmlType::Q2_K.type_size());
 
 const SUB: usize = 16;
-const SEARCH: Search = Search { q_max: 3, first: -0.5, steps: 15, absolute: true };
+const SEARCH: Search = Search { q_max: 3, first: -0.5, delta: 0.1, steps: 15, absolute: true, bounded: false };
 
 impl BlockQ2_K {
     /// The scale of the scales.
@@ -49,6 +49,23 @@ impl BlockQ2_K {
             *q = (self.qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3;
         }
         q
+    }
+
+    /// The codes that go best with the scales as they are stored.
+    fn set_codes(&mut self, blocks: &[[f32; SUB]], fits: &[Fit<SUB>; 16]) {
+        for (j, fit) in fits.iter().enumerate() {
+            let mut q = fit.q;
+            let (sc, m) = self.scale_min(j);
+            let d = self.d() * f32::from(sc);
+            if d != 0.0 {
+                let min = self.dmin() * f32::from(m);
+                q = blocks[j].map(|v| nearest_int((v + min) / d).clamp(0, SEARCH.q_max) as u8);
+            }
+            for (l, q) in q.iter().enumerate() {
+                let i = SUB * j + l;
+                self.qs[i / 128 * 32 + i % 32] |= q << (i / 32 % 4 * 2);
+            }
+        }
     }
 }
 
@@ -75,19 +92,23 @@ impl Block for BlockQ2_K {
             block.dmin = f32_to_f16(max_min / 15.0).to_le_bytes();
         }
 
-        for (j, fit) in fits.iter().enumerate() {
-            let mut q = fit.q;
-            let (sc, m) = block.scale_min(j);
-            let d = block.d() * f32::from(sc);
-            if d != 0.0 {
-                let min = block.dmin() * f32::from(m);
-                q = blocks[j].map(|v| nearest_int((v + min) / d).clamp(0, SEARCH.q_max) as u8);
-            }
-            for (l, q) in q.iter().enumerate() {
-                let i = SUB * j + l;
-                block.qs[i / 128 * 32 + i % 32] |= q << (i / 32 % 4 * 2);
-            }
-        }
+        block.set_codes(blocks, &fits);
+        block
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        let search = Search::weighted(SEARCH.q_max);
+        let (blocks, importance) = (x.as_chunks::<SUB>().0, importance.as_chunks::<SUB>().0);
+        let mean_square = sum_of_squares(x) / 256.0;
+        let w: [[f32; SUB]; 16] = std::array::from_fn(|j| error_weights(&blocks[j], &importance[j], mean_square));
+        let sums = w.each_ref().map(|w| w.iter().fold(0.0, |s, w| s + w));
+        let fits: [Fit<SUB>; 16] = std::array::from_fn(|j| search.fit(&blocks[j], &w[j]));
+        let (d, scales) = positive_fit(15, &fits.each_ref().map(|f| f.scale), &sums);
+        let (dmin, mins) = positive_fit(15, &fits.each_ref().map(|f| f.min), &sums);
+        let mut block = BlockQ2_K::zeroed();
+        block.scales = std::array::from_fn(|j| scales[j] | (mins[j] << 4));
+        (block.d, block.dmin) = (f32_to_f16(d).to_le_bytes(), f32_to_f16(dmin).to_le_bytes());
+        block.set_codes(blocks, &fits);
         block
     }
 

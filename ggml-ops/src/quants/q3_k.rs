@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{GROUP_MAX_EPS, nearest_int, signed_max};
-use super::{Block, f16_to_f32, f32_to_f16};
+use super::rounding::{GROUP_MAX_EPS, error_weights, nearest_int, signed_max, sum_of_squares};
+use super::{Block, f16_to_f32, f32_to_f16, symmetric_fit};
 
 /// 256 weights in sub-blocks of 16: `w[i] = d * (sc[j] - 32) * (q[i] - 4)`, j = i / 16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -48,6 +48,28 @@ impl BlockQ3_K {
             *w = (low | high << 2) as i8 - ZERO as i8;
         }
         w
+    }
+
+    /// Puts in the scale of sub-block j, plus 32.
+    fn set_scale(&mut self, j: usize, code: u8) {
+        self.scales[j % 8] |= (code & 15) << (j / 8 * 4);
+        self.scales[8 + j % 4] |= (code >> 4) << (j / 4 * 2);
+    }
+
+    /// The codes that go best with the scales as they are stored.
+    fn set_codes(&mut self, blocks: &[[f32; SUB]], fits: &[(f32, [u8; SUB]); 16]) {
+        for (j, (_, q)) in fits.iter().enumerate() {
+            let mut q = *q;
+            let d = self.d() * f32::from(self.scale(j));
+            if d != 0.0 {
+                q = blocks[j].map(|v| (nearest_int(v / d).clamp(-ZERO, ZERO - 1) + ZERO) as u8);
+            }
+            for (l, q) in q.iter().enumerate() {
+                let i = SUB * j + l;
+                self.qs[i / 128 * 32 + i % 32] |= (q & 3) << (i / 32 % 4 * 2);
+                self.hmask[i % 32] |= (q >> 2) << (i / 32);
+            }
+        }
     }
 }
 
@@ -106,24 +128,26 @@ impl Block for BlockQ3_K {
             let iscale = -32.0 / max_scale;
             for (j, scale) in scales.iter().enumerate() {
                 let code = ((nearest_int(iscale * scale) as i8).clamp(-32, 31) + 32) as u8;
-                block.scales[j % 8] |= (code & 15) << (j / 8 * 4);
-                block.scales[8 + j % 4] |= (code >> 4) << (j / 4 * 2);
+                block.set_scale(j, code);
             }
             block.d = f32_to_f16(1.0 / iscale).to_le_bytes();
         }
 
-        for (j, (_, q)) in fits.iter().enumerate() {
-            let mut q = *q;
-            let d = block.d() * f32::from(block.scale(j));
-            if d != 0.0 {
-                q = blocks[j].map(|v| (nearest_int(v / d).clamp(-ZERO, ZERO - 1) + ZERO) as u8);
-            }
-            for (l, q) in q.iter().enumerate() {
-                let i = SUB * j + l;
-                block.qs[i / 128 * 32 + i % 32] |= (q & 3) << (i / 32 % 4 * 2);
-                block.hmask[i % 32] |= (q >> 2) << (i / 32);
-            }
-        }
+        block.set_codes(blocks, &fits);
+        block
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        let (blocks, importance) = (x.as_chunks::<SUB>().0, importance.as_chunks::<SUB>().0);
+        let mean_square = 2.0 * sum_of_squares(x) / 256.0;
+        let w: [[f32; SUB]; 16] = std::array::from_fn(|j| error_weights(&blocks[j], &importance[j], mean_square));
+        let sums = w.each_ref().map(|w| w.iter().fold(0.0, |s, w| s + w));
+        let fits: [_; 16] = std::array::from_fn(|j| symmetric_fit::fit(&blocks[j], &w[j], ZERO));
+        let (d, scales) = symmetric_fit::fit(&fits.map(|(scale, _)| scale), &sums, 32);
+        let mut block = BlockQ3_K::zeroed();
+        scales.iter().enumerate().for_each(|(j, &code)| block.set_scale(j, code));
+        block.d = f32_to_f16(d).to_le_bytes();
+        block.set_codes(blocks, &fits);
         block
     }
 

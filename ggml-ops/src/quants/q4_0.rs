@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{signed_max, truncate};
-use super::{Block, f16_to_f32, f32_to_f16};
+use super::rounding::{error_weights, signed_max, truncate};
+use super::{Block, f16_to_f32, f32_to_f16, symmetric_fit};
 
 /// 32 weights: `w[i] = (q[i] - 8) * d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -47,6 +47,12 @@ impl Block for BlockQ4_0 {
             *byte = code(x[j]) | (code(x[j + 16]) << 4);
         }
         BlockQ4_0 { d: f32_to_f16(d).to_le_bytes(), qs }
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], row_mean_square: f32) -> Self {
+        let (x, importance) = (&x.as_chunks::<32>().0[0], &importance.as_chunks::<32>().0[0]);
+        let (d, q) = symmetric_fit::fit(x, &error_weights(x, importance, row_mean_square), 8);
+        BlockQ4_0 { d: f32_to_f16(d).to_le_bytes(), qs: std::array::from_fn(|j| q[j] | (q[j + 16] << 4)) }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{min_max, truncate};
+use super::min_fit::{Fit, Search};
+use super::rounding::{error_weights, min_max, truncate};
 use super::{Block, f16_to_f32, f32_to_f16};
 
 /// 32 weights: `w[i] = q[i] * d + m`.
@@ -55,6 +56,14 @@ impl Block for BlockQ4_1 {
             *byte = code(x[j]) | (code(x[j + 16]) << 4);
         }
         BlockQ4_1 { d: f32_to_f16(d).to_le_bytes(), m: f32_to_f16(min).to_le_bytes(), qs }
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], row_mean_square: f32) -> Self {
+        let (x, importance) = (&x.as_chunks::<32>().0[0], &importance.as_chunks::<32>().0[0]);
+        let w = error_weights(x, importance, row_mean_square);
+        let Fit { scale, min, q } = Search::weighted(15).fit(x, &w);
+        let qs = std::array::from_fn(|j| q[j] | (q[j + 16] << 4));
+        BlockQ4_1 { d: f32_to_f16(scale).to_le_bytes(), m: f32_to_f16(-min).to_le_bytes(), qs }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

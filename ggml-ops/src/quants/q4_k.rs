@@ -23,7 +23,7 @@ pub struct BlockQ4_K {
 const _: () = assert!(size_of::<BlockQ4_K>() == GgmlType::Q4_K.type_size());
 
 const SUB: usize = 32;
-const SEARCH: Search = Search { q_max: 15, first: -1.0, steps: 20, absolute: false };
+const SEARCH: Search = Search { q_max: 15, first: -1.0, delta: 0.1, steps: 20, absolute: false, bounded: false };
 
 impl BlockQ4_K {
     /// The scale of the scales.
@@ -51,16 +51,25 @@ impl BlockQ4_K {
     }
 }
 
-impl Block for BlockQ4_K {
-    const TYPE: GgmlType = GgmlType::Q4_K;
-
-    fn quantize(x: &[f32]) -> Self {
-        let SixBits { d, dmin, scales, q } = SixBits::fit(&SEARCH, x);
+impl From<SixBits> for BlockQ4_K {
+    fn from(SixBits { d, dmin, scales, q }: SixBits) -> Self {
         let mut qs = [0; 128];
         for (i, q) in q.iter().enumerate() {
             qs[i / 64 * 32 + i % 32] |= q << (i / 32 % 2 * 4);
         }
         BlockQ4_K { d: d.to_le_bytes(), dmin: dmin.to_le_bytes(), scales, qs }
+    }
+}
+
+impl Block for BlockQ4_K {
+    const TYPE: GgmlType = GgmlType::Q4_K;
+
+    fn quantize(x: &[f32]) -> Self {
+        SixBits::fit(&SEARCH, x).into()
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        SixBits::fit_weighted(SEARCH.q_max, x, importance, u8::MAX).into()
     }
 
     fn dequantize(&self, y: &mut [f32]) {

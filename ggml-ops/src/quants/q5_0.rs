@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{signed_max, truncate};
-use super::{Block, f16_to_f32, f32_to_f16};
+use super::rounding::{error_weights, signed_max, truncate};
+use super::{Block, f16_to_f32, f32_to_f16, symmetric_fit};
 
 /// 32 weights: `w[i] = (q[i] - 16) * d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -62,6 +62,13 @@ impl Block for BlockQ5_0 {
         let d = signed_max(x) / -16.0;
         let id = if d != 0.0 { 1.0 / d } else { 0.0 };
         let (qh, qs) = pack(|i| (truncate(x[i] * id + 16.5) as i8).min(31) as u8);
+        BlockQ5_0 { d: f32_to_f16(d).to_le_bytes(), qh, qs }
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], row_mean_square: f32) -> Self {
+        let (x, importance) = (&x.as_chunks::<32>().0[0], &importance.as_chunks::<32>().0[0]);
+        let (d, q) = symmetric_fit::fit(x, &error_weights(x, importance, row_mean_square), 16);
+        let (qh, qs) = pack(|i| q[i]);
         BlockQ5_0 { d: f32_to_f16(d).to_le_bytes(), qh, qs }
     }
 

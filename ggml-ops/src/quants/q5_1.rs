@@ -3,7 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
-use super::rounding::{min_max, truncate};
+use super::min_fit::{Fit, Search};
+use super::rounding::{error_weights, min_max, truncate};
 use super::{Block, f16_to_f32, f32_to_f16, q5_0};
 
 /// 32 weights: `w[i] = q[i] * d + m`.
@@ -48,6 +49,14 @@ impl Block for BlockQ5_1 {
         let id = if d != 0.0 { 1.0 / d } else { 0.0 };
         let (qh, qs) = q5_0::pack(|i| truncate((x[i] - min) * id + 0.5) as u8);
         BlockQ5_1 { d: f32_to_f16(d).to_le_bytes(), m: f32_to_f16(min).to_le_bytes(), qh, qs }
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], row_mean_square: f32) -> Self {
+        let (x, importance) = (&x.as_chunks::<32>().0[0], &importance.as_chunks::<32>().0[0]);
+        let w = error_weights(x, importance, row_mean_square);
+        let Fit { scale, min, q } = Search::weighted(31).fit(x, &w);
+        let (qh, qs) = q5_0::pack(|i| q[i]);
+        BlockQ5_1 { d: f32_to_f16(scale).to_le_bytes(), m: f32_to_f16(-min).to_le_bytes(), qh, qs }
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -25,7 +25,7 @@ pub struct BlockQ5_K {
 const _: () = assert!(size_of::<BlockQ5_K>() == GgmlType::Q5_K.type_size());
 
 const SUB: usize = 32;
-const SEARCH: Search = Search { q_max: 31, first: -0.5, steps: 15, absolute: false };
+const SEARCH: Search = Search { q_max: 31, first: -0.5, delta: 0.1, steps: 15, absolute: false, bounded: false };
 
 impl BlockQ5_K {
     /// The scale of the scales.
@@ -54,17 +54,26 @@ impl BlockQ5_K {
     }
 }
 
-impl Block for BlockQ5_K {
-    const TYPE: GgmlType = GgmlType::Q5_K;
-
-    fn quantize(x: &[f32]) -> Self {
-        let SixBits { d, dmin, scales, q } = SixBits::fit(&SEARCH, x);
+impl From<SixBits> for BlockQ5_K {
+    fn from(SixBits { d, dmin, scales, q }: SixBits) -> Self {
         let (mut qs, mut qh) = ([0; 128], [0; 32]);
         for (i, q) in q.iter().enumerate() {
             qs[i / 64 * 32 + i % 32] |= (q & 15) << (i / 32 % 2 * 4);
             qh[i % 32] |= (q >> 4) << (i / 32);
         }
         BlockQ5_K { d: d.to_le_bytes(), dmin: dmin.to_le_bytes(), scales, qh, qs }
+    }
+}
+
+impl Block for BlockQ5_K {
+    const TYPE: GgmlType = GgmlType::Q5_K;
+
+    fn quantize(x: &[f32]) -> Self {
+        SixBits::fit(&SEARCH, x).into()
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        SixBits::fit_weighted(SEARCH.q_max, x, importance, 63).into()
     }
 
     fn dequantize(&self, y: &mut [f32]) {

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 use gguf::GgmlType;
 
 use super::rounding::{GROUP_MAX_EPS, nearest_int, signed_max};
-use super::{Block, f16_to_f32, f32_to_f16};
+use super::{Block, f16_to_f32, f32_to_f16, symmetric_fit};
 
 /// 256 weights in sub-blocks of 16: `w[i] = d * scales[i / 16] * (q[i] - 32)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -48,57 +48,12 @@ impl BlockQ6_K {
         }
         w
     }
-}
 
-/// Integer weight of v on the grid `1 / iscale`.
-fn weight(iscale: f32, v: f32) -> i32 {
-    nearest_int(iscale * v).clamp(-ZERO, ZERO - 1)
-}
-
-/// ggml's `make_qx_quants` with weights x^2: tries 19 grids, for each takes the least-squares scale, keeps the best.
-/// Gives the scale and the codes (0..64). Every sum is in f32 and in order: the bytes of the file depend on it.
-fn fit(x: &[f32]) -> (f32, [u8; SUB]) {
-    let max = signed_max(x);
-    if max.abs() < GROUP_MAX_EPS {
-        return (0.0, [0; SUB]);
-    }
-    let sums = |iscale: f32| {
-        let (mut sum_lx, mut sum_l2) = (0.0, 0.0);
-        for &v in x {
-            let l = weight(iscale, v) as f32;
-            let w = v * v;
-            sum_lx += w * v * l;
-            sum_l2 += w * l * l;
-        }
-        (sum_lx, sum_l2)
-    };
-
-    let mut best_iscale = -(ZERO as f32) / max;
-    let (sum_lx, sum_l2) = sums(best_iscale);
-    let mut scale = if sum_l2 != 0.0 { sum_lx / sum_l2 } else { 0.0 };
-    let mut best = scale * sum_lx;
-    for step in (-9i8..=9).filter(|&s| s != 0) {
-        let iscale = -(ZERO as f32 + 0.1 * f32::from(step)) / max;
-        let (sum_lx, sum_l2) = sums(iscale);
-        if sum_l2 > 0.0 && sum_lx * sum_lx > best * sum_l2 {
-            best_iscale = iscale;
-            scale = sum_lx / sum_l2;
-            best = scale * sum_lx;
-        }
-    }
-    let mut q = [0; SUB];
-    for (q, &v) in q.iter_mut().zip(x) {
-        *q = (weight(best_iscale, v) + ZERO) as u8;
-    }
-    (scale, q)
-}
-
-impl Block for BlockQ6_K {
-    const TYPE: GgmlType = GgmlType::Q6_K;
-
-    fn quantize(x: &[f32]) -> Self {
+    /// Errors count by the weights `w`.
+    fn fit(x: &[f32], w: &[f32]) -> Self {
         let mut block = BlockQ6_K::zeroed();
-        let mut fits: [_; 16] = std::array::from_fn(|j| fit(&x[j * SUB..(j + 1) * SUB]));
+        let (blocks, w) = (x.as_chunks::<SUB>().0, w.as_chunks::<SUB>().0);
+        let mut fits: [_; 16] = std::array::from_fn(|j| symmetric_fit::fit(&blocks[j], &w[j], ZERO));
         let scales = fits.map(|(scale, _)| scale);
         let max_scale = signed_max(&scales);
         if max_scale.abs() < GROUP_MAX_EPS {
@@ -123,7 +78,19 @@ impl Block for BlockQ6_K {
         }
         block
     }
+}
 
+impl Block for BlockQ6_K {
+    const TYPE: GgmlType = GgmlType::Q6_K;
+
+    fn quantize(x: &[f32]) -> Self {
+        let squares: [f32; 256] = std::array::from_fn(|i| x[i] * x[i]);
+        Self::fit(x, &squares)
+    }
+
+    fn quantize_weighted(x: &[f32], importance: &[f32], _row_mean_square: f32) -> Self {
+        Self::fit(x, importance)
+    }
     fn dequantize(&self, y: &mut [f32]) {
         let d = self.d();
         for (i, (y, w)) in y.iter_mut().zip(self.weights()).enumerate() {

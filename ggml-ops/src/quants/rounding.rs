@@ -35,6 +35,16 @@ pub(super) fn abs_max(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |amax, v| if amax > v.abs() { amax } else { v.abs() })
 }
 
+/// How much errors of each element count where there is an importance matrix: `importance * sqrt(mean_square + x^2)`.
+pub(super) fn error_weights<const N: usize>(x: &[f32; N], importance: &[f32; N], mean_square: f32) -> [f32; N] {
+    std::array::from_fn(|i| importance[i] * (mean_square + x[i] * x[i]).sqrt())
+}
+
+/// Sum of squares, in order.
+pub(super) fn sum_of_squares(x: &[f32]) -> f32 {
+    x.iter().fold(0.0, |sum, v| sum + v * v)
+}
+
 /// Smallest and largest element, as ggml's comparisons find them: NaN is neither.
 pub(super) fn min_max(x: &[f32]) -> (f32, f32) {
     let (mut min, mut max) = (f32::MAX, -f32::MAX);

@@ -14,6 +14,7 @@ pub mod generation;
 pub mod gguf;
 pub mod grammar;
 pub mod help;
+pub mod imatrix;
 pub mod logging;
 pub mod lora;
 pub mod model;

@@ -133,6 +133,11 @@ const OWN: &[Absent] = &[
     row(&["--warmup", "--no-warmup"], Takes::Nothing, Policy::Ignored("chunks are long enough to warm up with")),
 ];
 
+/// Whether a row is of one of llama-perplexity's tests.
+pub(super) fn is_task(row: &Absent) -> bool {
+    row.policy == TASKS
+}
+
 /// llama-perplexity's flags that there is no field for: the common ones of [`MAIN`], and its own.
 pub static ABSENT: LazyLock<Vec<Absent>> = LazyLock::new(|| {
     let common = MAIN.iter().filter(|row| !row.spellings.iter().any(|s| NOT_COMMON.contains(s)));

@@ -4,6 +4,7 @@ use super::absent::{Absent, Policy, Takes};
 use super::model::{Override, parse_overrides};
 use crate::Error;
 use clap::Parser;
+use fabric_engine::imatrix::Importances;
 use fabric_engine::quantize::{FType, Options, Target, TensorTypeRule, UnknownFType};
 use gguf::{GgmlType, Metadata};
 use std::ffi::{OsStr, OsString};
@@ -47,6 +48,15 @@ pub struct QuantizeArgs {
     /// Write as many files as the model is split into
     #[arg(long)]
     pub keep_split: bool,
+    /// Importance matrix (of fabric-imatrix or llama-imatrix, GGUF): errors count by it
+    #[arg(long, value_name = "FILE")]
+    pub imatrix: Option<PathBuf>,
+    /// Use the importance matrix only for tensors whose names contain this; may be given several times
+    #[arg(long, value_name = "PART")]
+    pub include_weights: Vec<String>,
+    /// Do not use it for tensors whose names contain this; may be given several times
+    #[arg(long, value_name = "PART", conflicts_with = "include_weights")]
+    pub exclude_weights: Vec<String>,
     /// Only tell the types and sizes
     #[arg(long)]
     pub dry_run: bool,
@@ -56,17 +66,12 @@ pub struct QuantizeArgs {
     pub words: Vec<OsString>,
 }
 
-const NO_IMATRIX: Policy = Policy::Refused("there are no importance matrices here");
-
 const fn row(spellings: &'static [&'static str], takes: Takes, policy: Policy) -> Absent {
     Absent { spellings, env: "", takes, policy }
 }
 
 /// llama-quantize's flags that there is no field for.
 pub const ABSENT: &[Absent] = &[
-    row(&["--imatrix"], Takes::Value, NO_IMATRIX),
-    row(&["--include-weights"], Takes::Value, NO_IMATRIX),
-    row(&["--exclude-weights"], Takes::Value, NO_IMATRIX),
     row(&["--prune-layers"], Takes::Value, Policy::Refused("all layers are written")),
     row(&["--max-buffer-size"], Takes::Value, Policy::Ignored("any model takes a few dozen MiB only")),
 ];
@@ -142,6 +147,9 @@ impl QuantizeArgs {
             tensor_type_file,
             override_kv,
             keep_split,
+            imatrix: _,
+            include_weights: _,
+            exclude_weights: _,
             dry_run: _,
             words: _,
         } = self;
@@ -160,7 +168,18 @@ impl QuantizeArgs {
             keep_split: *keep_split,
             tensor_types,
             metadata: override_kv.iter().flatten().map(typed).collect::<Result<_, _>>()?,
+            importances: Importances::new(),
         })
+    }
+
+    /// Whether the importance matrix is for the weight of this name.
+    pub fn weighs(&self, name: &str) -> bool {
+        let in_name = |part: &String| name.contains(part.as_str());
+        if self.include_weights.is_empty() {
+            !self.exclude_weights.iter().any(in_name)
+        } else {
+            self.include_weights.iter().any(in_name)
+        }
     }
 }
 

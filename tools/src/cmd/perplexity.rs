@@ -1,9 +1,9 @@
 //! `fabric-perplexity`: how well a model predicts a text, and how far it is from another model.
 
 mod base_file;
-mod chunks;
+pub(super) mod chunks;
 mod kl;
-mod stats;
+pub(super) mod stats;
 
 use crate::args::adapter::AdapterArgs;
 use crate::args::perplexity::{ABSENT, MeasureArgs, PerplexityArgs};
@@ -13,14 +13,13 @@ use crate::load::Loaded;
 use crate::log::Log;
 use crate::{Error, device, interrupt, load, prompt};
 use base_file::{BaseWriter, Header};
-use chunks::Runner;
-use fabric_engine::Model;
+use chunks::{Runner, Subject};
+use fabric_engine::ContextOptions;
 use fabric_engine::vocab::Vocab;
 use stats::{LogProbs, Nll, fixed};
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Runs the tool with this command line, program name first.
@@ -45,13 +44,6 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(e.exit_status())
         }
     }
-}
-
-/// What is measured.
-struct Subject<'a> {
-    model: Arc<Model>,
-    adapters: &'a AdapterArgs,
-    fallback: Option<Fallback<'a>>,
 }
 
 fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
@@ -111,13 +103,24 @@ fn tokens(args: &MeasureArgs, vocab: &Vocab, log: &Log) -> Result<Vec<u32>, Erro
     Ok(tokens)
 }
 
+fn context_options(args: &MeasureArgs, n_ctx: usize, n_seq_max: usize) -> ContextOptions {
+    ContextOptions {
+        n_ctx,
+        n_seq_max,
+        n_ubatch: args.ubatch_size as usize,
+        type_k: args.cache_type_k,
+        type_v: args.cache_type_v,
+        ..ContextOptions::default()
+    }
+}
+
 /// The number of chunks to run, of those that there are.
 fn n_chunks(args: &MeasureArgs, max: usize) -> usize {
     usize::try_from(args.chunks).map_or(max, |n| n.min(max))
 }
 
 /// The time that is left, half of the line on stderr as in llama.cpp.
-fn tell_eta(log: &Log, who: &str, pass: Duration, n_passes: f64) -> Result<(), Error> {
+pub(super) fn tell_eta(log: &Log, who: &str, pass: Duration, n_passes: f64) -> Result<(), Error> {
     log.part(format_args!("{who}: {:.2} seconds per pass - ETA ", pass.as_secs_f64()));
     let seconds = (pass.as_secs_f64() * n_passes) as u64;
     let hours = if seconds >= 3600 { format!("{} hours ", seconds / 3600) } else { String::new() };
@@ -125,7 +128,7 @@ fn tell_eta(log: &Log, who: &str, pass: Duration, n_passes: f64) -> Result<(), E
 }
 
 /// To standard output, at once: the numbers are watched as they come.
-fn print(text: impl std::fmt::Display) -> Result<(), Error> {
+pub(super) fn print(text: impl std::fmt::Display) -> Result<(), Error> {
     let mut out = std::io::stdout().lock();
     write!(out, "{text}").and_then(|()| out.flush()).map_err(Error::Output)
 }
@@ -135,7 +138,7 @@ fn perplexity(args: &MeasureArgs, tokens: &[u32], subject: &Subject, log: &Log) 
     let n_ctx = args.ctx_size as usize;
     let n_chunk = n_chunks(args, tokens.len() / n_ctx);
     let n_seq = (args.batch_size as usize / n_ctx).clamp(1, n_chunk.max(1));
-    let mut runner = Runner::new(subject, args, n_ctx, n_seq, log)?;
+    let mut runner = Runner::new(subject, context_options(args, n_ctx, n_seq), args.batch_size as usize, log)?;
     log.info(format_args!(
         "perplexity: calculating perplexity over {n_chunk} chunks, n_ctx={n_ctx}, batch_size={}, n_seq={n_seq}",
         args.batch_size
@@ -206,7 +209,7 @@ fn strided(args: &MeasureArgs, tokens: &[u32], subject: &Subject, log: &Log) -> 
         return Err(Error::TextTooShort { n_tokens: tokens.len(), n_ctx });
     }
     let n_chunk = n_chunks(args, (tokens.len() - n_ctx).div_ceil(stride));
-    let mut runner = Runner::new(subject, args, n_ctx, 1, log)?;
+    let mut runner = Runner::new(subject, context_options(args, n_ctx, 1), args.batch_size as usize, log)?;
     log.info(format_args!("perplexity_v2: have {} tokens. Calculation chunk = {n_ctx}", tokens.len()));
     log.info(format_args!(
         "perplexity_v2: calculating perplexity over {n_chunk} chunks, batch_size={}",

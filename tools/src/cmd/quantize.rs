@@ -3,8 +3,8 @@
 use super::gguf::{printable, refuse_to_replace_input};
 use crate::args::quantize::{ABSENT, QuantizeArgs, Words, target_name};
 use crate::{Error, interrupt};
-use fabric_engine::quantize::{Fallback, Plan, PlannedTensor, Quantizer, ggml_type_name};
-use gguf::{GgmlType, Gguf};
+use fabric_engine::quantize::{Fallback, Options, Plan, PlannedTensor, Quantizer, ggml_type_name};
+use gguf::{GgmlType, Gguf, Value};
 use std::ffi::OsString;
 use std::fmt::Arguments;
 use std::io::Write;
@@ -48,7 +48,10 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
     let start = Instant::now();
     let Words { input, output, target, n_threads } = words;
     let model = Gguf::open(input)?;
-    let options = args.options(*target, model.metadata())?;
+    let mut options = args.options(*target, model.metadata())?;
+    if let Some(path) = &args.imatrix {
+        weigh(args, path, &mut options)?;
+    }
     let (from, to) = (input.display(), output.display());
     let threads = if *n_threads > 0 { format!(" using {n_threads} threads") } else { String::new() };
     if args.dry_run {
@@ -83,6 +86,37 @@ fn quantize(args: &QuantizeArgs, words: &Words) -> Result<Outcome, Error> {
     )
     .map_err(Error::Output)?;
     Ok(Outcome::Done)
+}
+
+/// Takes importances from a file, and notes it in the metadata as llama-quantize does.
+fn weigh(args: &QuantizeArgs, path: &Path, options: &mut Options) -> Result<(), Error> {
+    let imatrix = super::imatrix::read(path)?;
+    tell(format_args!(
+        "fabric-quantize: {} importance matrix entries from {}, computed on {} chunks\n",
+        imatrix.entries.len(),
+        path.display(),
+        imatrix.chunk_count
+    ));
+    options.importances = imatrix.importances();
+    options.importances.retain(|name, _| args.weighs(name));
+    if options.importances.is_empty() {
+        return Ok(());
+    }
+    // As long as llama.cpp lets them be.
+    let text = |text: &str| {
+        text.char_indices().take_while(|(at, c)| at + c.len_utf8() <= 127).map(|(_, c)| c).collect::<String>()
+    };
+    let mut note = |key: &str, value: Value| options.metadata.push((format!("quantize.imatrix.{key}"), value));
+    note("file", text(&path.to_string_lossy()).into());
+    if let Some(dataset) = imatrix.datasets.first() {
+        note("dataset", text(dataset).into());
+    }
+    let entries = u32::try_from(options.importances.len()).unwrap_or(u32::MAX);
+    note("entries_count", entries.into());
+    if imatrix.chunk_count > 0 {
+        note("chunks_count", imatrix.chunk_count.into());
+    }
+    Ok(())
 }
 
 fn write(model: &Gguf, plan: &Plan, output: &Path, n_threads: usize) -> Result<Outcome, Error> {

@@ -1,15 +1,22 @@
 //! Chunks of a text, run from an empty cache.
 
-use super::Subject;
-use crate::args::perplexity::MeasureArgs;
-use crate::fallback::Resilient;
+use crate::args::adapter::AdapterArgs;
+use crate::fallback::{Fallback, Resilient};
 use crate::log::Log;
 use crate::{Error, interrupt};
-use fabric_engine::{Batch, BatchToken, ContextOptions};
+use fabric_engine::{Batch, BatchToken, Context, ContextOptions, Model};
 use std::ops::Range;
+use std::sync::Arc;
+
+/// What is run.
+pub(in crate::cmd) struct Subject<'a> {
+    pub model: Arc<Model>,
+    pub adapters: &'a AdapterArgs,
+    pub fallback: Option<Fallback<'a>>,
+}
 
 /// Runs chunks.
-pub(super) struct Runner<'a> {
+pub(in crate::cmd) struct Runner<'a> {
     runs: Resilient<'a>,
     n_batch: usize,
     /// What the first token of a chunk is replaced by.
@@ -17,34 +24,31 @@ pub(super) struct Runner<'a> {
 }
 
 impl<'a> Runner<'a> {
-    /// For chunks of at most `n_ctx` tokens, at most `n_seq` side by side.
+    /// For chunks of at most `n_ctx` tokens, at most `n_seq_max` side by side, of which `n_batch` tokens are handed over at once.
     ///
     /// # Errors
     /// Where the memory cannot be had.
     pub fn new(
         subject: &Subject<'a>,
-        args: &MeasureArgs,
-        n_ctx: usize,
-        n_seq: usize,
+        options: ContextOptions,
+        n_batch: usize,
         log: &Log,
     ) -> Result<Runner<'a>, Error> {
         let Subject { model, adapters, fallback } = subject;
+        let n_ctx = options.n_ctx;
         let trained = model.hparams().n_ctx_train;
         if n_ctx > trained {
             log.warning(format_args!("the model was trained on only {trained} context tokens ({n_ctx} specified)"));
         }
-        let options = ContextOptions {
-            n_ctx,
-            n_seq_max: n_seq,
-            n_ubatch: args.ubatch_size as usize,
-            type_k: args.cache.cache_type_k,
-            type_v: args.cache.cache_type_v,
-            ..ContextOptions::default()
-        };
         let runs = Resilient::new(model, options, adapters, *fallback, log)?;
         let vocab = model.vocab().ok_or(Error::NoVocab)?;
         let bos = vocab.bos().filter(|_| vocab.add_bos());
-        Ok(Runner { runs, n_batch: args.batch_size as usize, bos })
+        Ok(Runner { runs, n_batch, bos })
+    }
+
+    /// Where they are run.
+    pub fn context_mut(&mut self) -> &mut Context {
+        &mut self.runs.ctx
     }
 
     /// Runs chunks, and hands over chunk, position and logits for each of the positions `wanted`, chunk by chunk. False if

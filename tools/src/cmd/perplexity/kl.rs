@@ -34,7 +34,7 @@ pub(super) fn compare(args: &MeasureArgs, path: &Path, subject: &Subject, log: &
         log.warning(format_args!("the file has chunks of {n_ctx} tokens, which is used in place of -c {given}"));
     }
     let n_chunk = n_chunks(args, header.n_chunk);
-    let mut runner = Runner::new(subject, args, n_ctx, 1, log)?;
+    let mut runner = Runner::new(subject, super::context_options(args, n_ctx, 1), args.batch_size as usize, log)?;
     log.info(format_args!("kl_divergence: computing over {n_chunk} chunks, n_ctx={n_ctx}, n_seq=1"));
     let tokens = base.tokens().to_vec();
     let mut sums = Sums::default();

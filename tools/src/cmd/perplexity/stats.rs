@@ -1,7 +1,7 @@
 //! Probabilities from logits, and sums over them.
 
 /// A row of logits as log-probabilities.
-pub(super) struct LogProbs {
+pub(in crate::cmd) struct LogProbs {
     /// The largest logit.
     pub max: f32,
     /// Its index.
@@ -30,7 +30,7 @@ impl LogProbs {
 
 /// Negative log-likelihoods of tokens.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Nll {
+pub(in crate::cmd) struct Nll {
     n: usize,
     sum: f64,
     sum2: f64,
@@ -88,7 +88,7 @@ pub(super) fn percentile(sorted: &[f32], fraction: f64) -> f64 {
 }
 
 /// As C prints with `%{width}.{precision}f`.
-pub(super) fn fixed(x: f64, width: usize, precision: usize) -> String {
+pub(in crate::cmd) fn fixed(x: f64, width: usize, precision: usize) -> String {
     if x.is_nan() {
         let name = if x.is_sign_negative() { "-nan" } else { "nan" };
         return format!("{name:>width$}");
