@@ -11,6 +11,7 @@ const NAMES: &[(&str, &str)] = &[
     ("main", "fabric-main"),
     ("llama-completion", "fabric-main"),
     ("llama-bench", "fabric-bench"),
+    ("llama-imatrix", "fabric-imatrix"),
     ("llama-quantize", "fabric-quantize"),
     ("llama-perplexity", "fabric-perplexity"),
     ("llama-tokenize", "fabric-tokenize"),

@@ -1,5 +1,3 @@
-use std::path::PathBuf;
-
 /// Why an importance matrix cannot be used or written.
 #[derive(Debug, thiserror::Error)]
 pub enum ImatrixError {
@@ -8,12 +6,9 @@ pub enum ImatrixError {
     Gguf(#[from] gguf::Error),
     /// The file is in the format that llama-imatrix wrote before it was GGUF, or in none.
     #[error(
-        "{}: no GGUF file; an importance matrix in the old format (.dat) becomes one by llama-imatrix --in-file FILE -o OUT.gguf", path.display()
+        "no GGUF file; an importance matrix in the old format (.dat) becomes one by llama-imatrix --in-file FILE -o OUT.gguf"
     )]
-    NotGguf {
-        /// The file.
-        path: PathBuf,
-    },
+    NotGguf,
     /// The file is a GGUF file of another kind.
     #[error("general.type is {got}, expected 'imatrix': this is no importance matrix")]
     Kind {

@@ -50,7 +50,7 @@ impl Imatrix {
         match Gguf::open(path) {
             Ok(file) => Self::from_gguf(&file),
             Err(e) => match std::fs::read(path) {
-                Ok(bytes) if !bytes.starts_with(b"GGUF") => Err(ImatrixError::NotGguf { path: path.into() }),
+                Ok(bytes) if !bytes.starts_with(b"GGUF") => Err(ImatrixError::NotGguf),
                 _ => Err(e.into()),
             },
         }

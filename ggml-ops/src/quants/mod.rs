@@ -1,6 +1,6 @@
 //! Storage types of weights: block layouts, quantization and dequantization, one file per type.
 //!
-//! Plain loops, byte-identical to ggml's reference quantizers (no importance matrix): the definition that faster code
+//! Plain loops, byte-identical to ggml's quantizers without and with an importance matrix: the definition that faster code
 //! is judged by. [`act`] holds the formats that activations take on their way into a matrix multiplication, [`dot`]
 //! the dot products with them.
 //!
