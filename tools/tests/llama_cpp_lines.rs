@@ -73,9 +73,9 @@ fn filtered(text: &str, is_bench: bool) -> String {
         "merge_tensor :",
         "copy_tensor :",
     ];
-    const MEASURED: &[&str] = &["ms", "s", "second", "seconds", "tokens per second", "MiB", "minutes", "tokens/s"];
+    const MEASURED: &[&str] = &["ms", "s", "tokens per second", "MiB", "minutes", "tokens/s"];
     let mut out = String::new();
-    for line in text.lines() {
+    for line in text.replace(" seconds", " s").replace(" second", " s").lines() {
         let is_tensor = line.starts_with('[') && line.contains("] ") && line.contains("type =");
         let is_progress = line.starts_with("step ") && line.contains(" ETA ");
         if is_tensor || is_progress || LEFT_OUT.iter().any(|start| line.starts_with(start)) {
@@ -93,8 +93,10 @@ fn filtered(text: &str, is_bench: bool) -> String {
             let unit = rest[end..].trim_start();
             let measured =
                 MEASURED.iter().any(|m| unit.strip_prefix(m).is_some_and(|u| !u.starts_with(char::is_alphanumeric)));
-            out += &rest[..at];
-            out += if is_bench || measured { "N" } else { &rest[at..end] };
+            let measured = is_bench || measured;
+            // Columns are as wide as their numbers.
+            out += if measured { rest[..at].trim_end_matches(' ') } else { &rest[..at] };
+            out += if measured { " N" } else { &rest[at..end] };
             rest = &rest[end..];
         }
         out += rest;

@@ -152,6 +152,69 @@ fn options_reach_the_engine() {
 }
 
 #[test]
+fn an_importance_matrix_decides_where_errors_count() {
+    let dir = dir();
+    let imatrix = |args: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_fabric-imatrix")).current_dir(dir.path()).args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    insta::assert_snapshot!("help_imatrix", imatrix(&["--help"]));
+    std::fs::write(dir.path().join("text.txt"), "In the beginning God created the heaven and the earth. ".repeat(20))
+        .unwrap();
+    let common = ["-m", TINY, "-f", "text.txt", "-c", "32", "-t", "2"];
+    let ppl = imatrix(&[&common[..], &["-o", "whole.gguf", "--chunks", "4"]].concat());
+    assert!(ppl.contains("[4]") && ppl.contains("Final estimate: PPL = "), "{ppl}");
+    // The same in two parts, without perplexity.
+    assert_eq!(
+        imatrix(&[&common[..], &["-o", "a.gguf", "--chunks", "2", "--no-ppl"]].concat()).matches('[').count(),
+        0
+    );
+    imatrix(&[&common[..], &["-o", "b.gguf", "--chunks", "2", "--chunk", "2", "--in-file", "a.gguf"]].concat());
+    let read = |name: &str| Gguf::open(dir.path().join(name)).unwrap();
+    let (whole, parts) = (read("whole.gguf"), read("b.gguf"));
+    assert_eq!(whole.tensors().len(), 84);
+    for (a, b) in whole.tensors().iter().zip(parts.tensors()) {
+        let values = |file: &Gguf, t| -> Vec<f32> {
+            file.data(t).chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect()
+        };
+        let (x, y) = (values(&whole, a), values(&parts, b));
+        assert!(a.name == b.name && x.iter().zip(&y).all(|(x, y)| (x - y).abs() <= 1e-4 * x.abs()), "{}", a.name);
+    }
+
+    let quantize = |args: &[&str], out: &str| {
+        let ran = run(dir.path(), &[args, &[TINY, out, "Q4_K_M"]].concat());
+        assert_eq!(ran.status, 0, "{}", ran.stderr);
+        read(out)
+    };
+    let plain = quantize(&[], "plain.gguf");
+    let weighted = quantize(&["--imatrix", "whole.gguf"], "weighted.gguf");
+    let m = weighted.metadata();
+    assert_eq!(m.str("quantize.imatrix.file").unwrap(), Some("whole.gguf"));
+    assert_eq!(m.str("quantize.imatrix.dataset").unwrap(), Some("text.txt"));
+    assert_eq!(m.u32("quantize.imatrix.entries_count").unwrap(), Some(42));
+    assert_eq!(m.u32("quantize.imatrix.chunks_count").unwrap(), Some(4));
+    let differing = |a: &Gguf, b: &Gguf| -> Vec<String> {
+        let both = a.tensors().iter().zip(b.tensors());
+        both.filter(|(x, y)| a.data(x) != b.data(y)).map(|(x, _)| x.name.clone()).collect()
+    };
+    // Most ternary weights fit their grid, however errors count.
+    let changed = differing(&plain, &weighted);
+    assert!(changed.iter().any(|n| n.contains("attn_q") || n.contains("ffn_up")), "{changed:?}");
+    assert!(changed.iter().any(|n| n.contains("attn_v") || n.contains("ffn_down")), "{changed:?}");
+    let some = quantize(
+        &["--imatrix", "whole.gguf", "--include-weights", "attn_q", "--include-weights", "ffn_up"],
+        "some.gguf",
+    );
+    let changed = differing(&plain, &some);
+    assert!(!changed.is_empty() && changed.iter().all(|n| n.contains("attn_q") || n.contains("ffn_up")), "{changed:?}");
+    let others = quantize(&["--imatrix", "whole.gguf", "--exclude-weights", "attn"], "others.gguf");
+    assert!(differing(&plain, &others).iter().all(|n| n.contains("ffn")));
+    assert_eq!(others.metadata().u32("quantize.imatrix.entries_count").unwrap(), Some(18));
+}
+
+#[test]
 fn errors() {
     let dir = dir();
     write_odd(&dir.path().join("odd.gguf"));
@@ -174,7 +237,10 @@ fn errors() {
         &["--tensor-type-file", "none.txt", "odd.gguf", "Q8_0"],
         &["--override-kv", "answer=7", "odd.gguf", "Q8_0"],
         &["--override-kv", "answer=str:7", "odd.gguf", "Q8_0"],
-        &["--imatrix", "i.gguf", "odd.gguf", "Q8_0"],
+        &["--imatrix", "none.gguf", "odd.gguf", "Q8_0"],
+        &["--imatrix", "text.gguf", "odd.gguf", "Q8_0"],
+        &["--imatrix", "odd.gguf", "odd.gguf", "Q8_0"],
+        &["--include-weights", "a", "--exclude-weights", "b", "odd.gguf", "Q8_0"],
         &["none.gguf", "Q8_0"],
         &["text.gguf", "Q8_0"],
         &["odd.gguf", "Q4_0"],

@@ -10,7 +10,7 @@ use crate::log::Log;
 use crate::{Error, adapters, device, interrupt, load, prompt};
 use fabric_engine::ContextOptions;
 use fabric_engine::arch::Observe;
-use fabric_engine::imatrix::Imatrix;
+use fabric_engine::imatrix::{Imatrix, ImatrixError};
 use fabric_engine::vocab::Vocab;
 use std::ffi::OsString;
 use std::io::Write;
@@ -47,7 +47,10 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// What is wrong with it, with the name of the file.
 pub(super) fn read(path: &Path) -> Result<Imatrix, Error> {
-    Imatrix::read(path).map_err(|source| Error::Imatrix { path: path.into(), source })
+    Imatrix::read(path).map_err(|source| match source {
+        ImatrixError::Gguf(e @ gguf::Error::File { .. }) => e.into(),
+        source => Error::Imatrix { path: path.into(), source },
+    })
 }
 
 fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
