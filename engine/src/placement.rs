@@ -88,7 +88,7 @@ impl Placement {
     /// Takes from the GPU what it has no kernel for.
     fn keep_supported(&mut self, gguf: &Gguf, arch: &dyn arch::Architecture, hp: &HParams, gpu: &dyn Backend) {
         let weights = described(gguf, arch, hp);
-        let parts = Parts { hp, weights: &weights, adapters: &[], dropout: 0.0 };
+        let parts = Parts { hp, weights: &weights, adapters: &[], dropout: 0.0, observe: None };
         // What cannot even be built, loading refuses.
         let refused = |il| match Builder::alone(arch, parts, il) {
             Ok(graph) => gpu.supports(&graph).err(),

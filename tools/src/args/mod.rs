@@ -1,4 +1,4 @@
-//! Flags, grouped by concern. A tool flattens the groups that it needs into its own `Parser` and calls [`parse`].
+//! Flags, grouped by concern. A tool flattens the groups that it needs into its own `Parser` and calls [`run`] or [`parse`].
 
 pub mod absent;
 pub mod adapter;
@@ -24,10 +24,13 @@ pub mod sampling;
 pub mod tokenize;
 pub mod value;
 
+use crate::Error;
+use crate::log::Log;
 use absent::Absent;
 use argv::ArgvError;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use logging::LoggingArgs;
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
@@ -43,6 +46,36 @@ pub struct Parsed<T> {
     pub matches: ArgMatches,
     /// About flags without effect.
     pub warnings: Vec<String>,
+}
+
+/// A tool: reads the command line, opens the log, does the work, and tells what went wrong. A reader of standard output that goes
+/// away is no error.
+pub fn run<T: CommandFactory + FromArgMatches>(
+    argv: impl IntoIterator<Item = OsString>,
+    absent: &'static [Absent],
+    logging: impl FnOnce(&T) -> &LoggingArgs,
+    work: impl FnOnce(&T, &ArgMatches, &Log) -> Result<ExitCode, Error>,
+) -> ExitCode {
+    let Parsed { args, matches, warnings } = match parse::<T>(argv, absent) {
+        Ok(parsed) => parsed,
+        Err(status) => return status,
+    };
+    let log = match Log::new(logging(&args)) {
+        Ok(log) => log,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "error: {e}");
+            return ExitCode::from(e.exit_status());
+        }
+    };
+    warnings.iter().for_each(|w| log.warning(w));
+    match work(&args, &matches, &log) {
+        Ok(status) => status,
+        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
+        Err(e) => {
+            log.error(&e);
+            ExitCode::from(e.exit_status())
+        }
+    }
 }
 
 /// Reads a command line. `absent` has the flags of llama.cpp's tool of the same kind that have no field here.

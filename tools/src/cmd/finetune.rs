@@ -3,8 +3,8 @@
 mod plot;
 mod report;
 
+use crate::args;
 use crate::args::finetune::{ABSENT, AdapterArgs, FinetuneArgs};
-use crate::args::{self, Parsed};
 use crate::fallback::Fallback;
 use crate::load::{Loaded, load};
 use crate::log::Log;
@@ -18,7 +18,6 @@ use fabric_engine::train::{self, Trainer};
 use gguf::{Gguf, TensorRole, key};
 use report::Report;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,25 +25,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs the tool; the first of `argv` is the program's name.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed { args, warnings, .. } = match args::parse::<FinetuneArgs>(argv, ABSENT) {
-        Ok(parsed) => parsed,
-        Err(status) => return status,
-    };
-    let log = match Log::new(&args.logging) {
-        Ok(log) => log,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {e}");
-            return ExitCode::from(e.exit_status());
-        }
-    };
-    warnings.iter().for_each(|w| log.warning(w));
-    match Finetune::new(&args, &log).and_then(|run| run.map_or(Ok(ExitCode::SUCCESS), Finetune::train)) {
-        Ok(status) => status,
-        Err(e) => {
-            log.error(&e);
-            ExitCode::from(e.exit_status())
-        }
-    }
+    args::run(
+        argv,
+        ABSENT,
+        |args: &FinetuneArgs| &args.logging,
+        |args, _, log| Finetune::new(args, log)?.map_or(Ok(ExitCode::SUCCESS), Finetune::train),
+    )
 }
 
 struct Finetune<'a> {

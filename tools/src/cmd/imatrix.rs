@@ -3,43 +3,23 @@
 use super::perplexity::chunks::{Runner, Subject};
 use super::perplexity::stats::{LogProbs, Nll, fixed};
 use super::perplexity::{print, tell_eta};
+use crate::args;
 use crate::args::imatrix::{ABSENT, CollectArgs, ImatrixArgs};
-use crate::args::{self, Parsed};
 use crate::load::Loaded;
 use crate::log::Log;
-use crate::{Error, adapters, device, interrupt, load, prompt};
+use crate::{Error, device, interrupt, load, prompt};
 use fabric_engine::ContextOptions;
 use fabric_engine::arch::Observe;
 use fabric_engine::imatrix::{Imatrix, ImatrixError};
 use fabric_engine::vocab::Vocab;
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 /// Runs the tool with this command line, program name first.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed { args, warnings, .. } = match args::parse::<ImatrixArgs>(argv, &ABSENT) {
-        Ok(parsed) => parsed,
-        Err(status) => return status,
-    };
-    let log = match Log::new(&args.logging) {
-        Ok(log) => log,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {e}");
-            return ExitCode::from(e.exit_status());
-        }
-    };
-    warnings.iter().for_each(|w| log.warning(w));
-    match make(&args, &log) {
-        Ok(status) => status,
-        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
-        Err(e) => {
-            log.error(&e);
-            ExitCode::from(e.exit_status())
-        }
-    }
+    args::run(argv, &ABSENT, |args: &ImatrixArgs| &args.logging, |args, _, log| make(args, log))
 }
 
 /// Reads an importance matrix.
@@ -72,10 +52,11 @@ fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
     let text = prompt::from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)?;
     if let Some(text) = text {
         interrupt::listen();
-        let Loaded { model, gpu } = load::load(model_args, flags, log)?;
-        let adapters = adapters::load(adapter, &model, log)?;
+        let Loaded { model, gpu } = load::load(model_args, flags, Some(collect.ctx_size as usize), log)?;
+        // Without fallback: the sums are on the device that would be lost.
+        let subject = Subject { model, adapters: adapter, fallback: None };
         let _busy = interrupt::busy();
-        gather(collect, &text, &Subject { model, adapters }, &mut matrix, log)?;
+        gather(collect, &text, &subject, &mut matrix, log)?;
         let source = file.as_deref().or(binary_file.as_deref());
         matrix.datasets.extend(source.map(|path| path.display().to_string()));
         device::tell_profile(&flags.gpu, gpu.as_ref());

@@ -3,6 +3,7 @@
 mod complete;
 mod sampler;
 
+use crate::args;
 use crate::args::absent::MAIN;
 use crate::args::adapter::AdapterArgs;
 use crate::args::chat::{ChatArgs, TypingArgs};
@@ -13,7 +14,6 @@ use crate::args::grammar::GrammarArgs;
 use crate::args::logging::LoggingArgs;
 use crate::args::model::ModelArgs;
 use crate::args::sampling::SamplingArgs;
-use crate::args::{self, Parsed};
 use crate::chat::{Chat, ChatOptions};
 use crate::fallback::{Fallback, Resilient};
 use crate::generate::{Stop, StopTexts};
@@ -74,26 +74,7 @@ pub struct MainArgs {
 
 /// Runs the tool; the first of `argv` is the program's name.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed { args, matches, warnings } = match args::parse::<MainArgs>(argv, MAIN) {
-        Ok(parsed) => parsed,
-        Err(status) => return status,
-    };
-    let log = match Log::new(&args.logging) {
-        Ok(log) => log,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {e}");
-            return ExitCode::from(e.exit_status());
-        }
-    };
-    warnings.iter().for_each(|w| log.warning(w));
-    match Main::run(&args, &matches, &log) {
-        Ok(status) => status,
-        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
-        Err(e) => {
-            log.error(&e);
-            ExitCode::from(e.exit_status())
-        }
-    }
+    args::run(argv, MAIN, |args: &MainArgs| &args.logging, Main::run)
 }
 
 /// What all ways to run share.

@@ -5,9 +5,8 @@ pub(super) mod chunks;
 mod kl;
 pub(super) mod stats;
 
-use crate::args::adapter::AdapterArgs;
+use crate::args;
 use crate::args::perplexity::{ABSENT, MeasureArgs, PerplexityArgs};
-use crate::args::{self, Parsed};
 use crate::fallback::Fallback;
 use crate::load::Loaded;
 use crate::log::Log;
@@ -24,26 +23,7 @@ use std::time::{Duration, Instant};
 
 /// Runs the tool with this command line, program name first.
 pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let Parsed { args, warnings, .. } = match args::parse::<PerplexityArgs>(argv, &ABSENT) {
-        Ok(parsed) => parsed,
-        Err(status) => return status,
-    };
-    let log = match Log::new(&args.logging) {
-        Ok(log) => log,
-        Err(e) => {
-            let _ = writeln!(std::io::stderr(), "error: {e}");
-            return ExitCode::from(e.exit_status());
-        }
-    };
-    warnings.iter().for_each(|w| log.warning(w));
-    match measure(&args, &log) {
-        Ok(status) => status,
-        Err(e) if e.is_closed_output() => ExitCode::SUCCESS,
-        Err(e) => {
-            log.error(&e);
-            ExitCode::from(e.exit_status())
-        }
-    }
+    args::run(argv, &ABSENT, |args: &PerplexityArgs| &args.logging, |args, _, log| measure(args, log))
 }
 
 fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
@@ -108,8 +88,8 @@ fn context_options(args: &MeasureArgs, n_ctx: usize, n_seq_max: usize) -> Contex
         n_ctx,
         n_seq_max,
         n_ubatch: args.ubatch_size as usize,
-        type_k: args.cache_type_k,
-        type_v: args.cache_type_v,
+        type_k: args.cache.cache_type_k,
+        type_v: args.cache.cache_type_v,
         ..ContextOptions::default()
     }
 }

@@ -28,12 +28,7 @@ impl<'a> Runner<'a> {
     ///
     /// # Errors
     /// Where the memory cannot be had.
-    pub fn new(
-        subject: &Subject<'a>,
-        options: ContextOptions,
-        n_batch: usize,
-        log: &Log,
-    ) -> Result<Runner<'a>, Error> {
+    pub fn new(subject: &Subject<'a>, options: ContextOptions, n_batch: usize, log: &Log) -> Result<Runner<'a>, Error> {
         let Subject { model, adapters, fallback } = subject;
         let n_ctx = options.n_ctx;
         let trained = model.hparams().n_ctx_train;
