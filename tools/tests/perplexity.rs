@@ -131,7 +131,7 @@ fn errors() {
     assert!(fails(&["-c", "2", "-p", "x"], 2).contains("-size"));
     assert!(fails(&["--chunks", "0", "-p", "x"], 2).contains("--chunks 0"));
     assert!(fails(&["--kl-divergence"], 2).contains("--kl-divergence-base"));
-    assert!(fails(&["-p", &text(), "--lora", "nowhere.gguf"], 1).contains("nowhere.gguf"));
+    assert!(fails(&["-p", &text(), "-c", "64", "--lora", "nowhere.gguf"], 1).contains("nowhere.gguf"));
     assert!(fails(&["--hellaswag"], 1).contains("--hellaswag is not supported"));
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("bad");
