@@ -209,37 +209,104 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
     out: *mut f32,
     out_row: usize,
 ) {
-    // What lane l of dot16 holds, of every query and key; then the tree of docs/numerics.md.
-    let lane = |l: usize| {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let mut acc = [[S::zero_f(); N]; M];
-            let mut e = l;
-            while e < d {
-                let k: [S::F; N] = std::array::from_fn(|n| S::load_f(k.add(e * KEYS + 16 * n)));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let q = S::splat_f(*q.add(i * q_row + e));
-                    for (acc, k) in acc.iter_mut().zip(k) {
-                        *acc = S::add_f(*acc, S::mul_f(q, k));
-                    }
-                }
-                e += 16;
-            }
-            acc
-        }
-    };
-    // SAFETY: the caller's promise of the features.
-    let add = |a: [[S::F; N]; M], b: [[S::F; N]; M]| unsafe {
-        std::array::from_fn::<_, M, _>(|i| std::array::from_fn::<_, N, _>(|n| S::add_f(a[i][n], b[i][n])))
-    };
-    let two = |l| add(lane(l), lane(l + 8));
-    let four = |l| add(two(l), two(l + 4));
-    let eight = |l| add(four(l), four(l + 2));
-    let sums = add(eight(0), eight(1));
+    // The tree of docs/numerics.md over what the lanes of dot16 hold.
+    // SAFETY: the caller's promise.
+    let sums =
+        unsafe { add::<S, M, N>(eight_lanes::<S, M, N>(q, q_row, d, k, 0), eight_lanes::<S, M, N>(q, q_row, d, k, 1)) };
     for (i, sums) in sums.into_iter().enumerate() {
         for (n, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise.
             unsafe { S::store_f(out.add(i * out_row + 16 * n), sum) }
         }
     }
+}
+
+// Functions and loops, not closures and `from_fn`: those are compiled without the level's instructions.
+
+/// What lane `l` of dot16 holds, of every query and key.
+///
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn lane<S: Simd, const M: usize, const N: usize>(
+    q: *const f32,
+    q_row: usize,
+    d: usize,
+    k: *const f32,
+    l: usize,
+) -> [[S::F; N]; M] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut acc = [[S::zero_f(); N]; M];
+        let mut e = l;
+        while e < d {
+            let mut keys = [S::zero_f(); N];
+            for n in 0..N {
+                keys[n] = S::load_f(k.add(e * KEYS + 16 * n));
+            }
+            for i in 0..M {
+                let q = S::splat_f(*q.add(i * q_row + e));
+                for n in 0..N {
+                    acc[i][n] = S::add_f(acc[i][n], S::mul_f(q, keys[n]));
+                }
+            }
+            e += 16;
+        }
+        acc
+    }
+}
+
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+unsafe fn add<S: Simd, const M: usize, const N: usize>(mut a: [[S::F; N]; M], b: [[S::F; N]; M]) -> [[S::F; N]; M] {
+    for i in 0..M {
+        for n in 0..N {
+            // SAFETY: the caller's promise.
+            a[i][n] = unsafe { S::add_f(a[i][n], b[i][n]) };
+        }
+    }
+    a
+}
+
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn two_lanes<S: Simd, const M: usize, const N: usize>(
+    q: *const f32,
+    q_row: usize,
+    d: usize,
+    k: *const f32,
+    l: usize,
+) -> [[S::F; N]; M] {
+    // SAFETY: the caller's promise.
+    unsafe { add::<S, M, N>(lane::<S, M, N>(q, q_row, d, k, l), lane::<S, M, N>(q, q_row, d, k, l + 8)) }
+}
+
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn four_lanes<S: Simd, const M: usize, const N: usize>(
+    q: *const f32,
+    q_row: usize,
+    d: usize,
+    k: *const f32,
+    l: usize,
+) -> [[S::F; N]; M] {
+    // SAFETY: the caller's promise.
+    unsafe { add::<S, M, N>(two_lanes::<S, M, N>(q, q_row, d, k, l), two_lanes::<S, M, N>(q, q_row, d, k, l + 4)) }
+}
+
+/// # Safety
+/// As [`tile`].
+#[inline(always)]
+unsafe fn eight_lanes<S: Simd, const M: usize, const N: usize>(
+    q: *const f32,
+    q_row: usize,
+    d: usize,
+    k: *const f32,
+    l: usize,
+) -> [[S::F; N]; M] {
+    // SAFETY: the caller's promise.
+    unsafe { add::<S, M, N>(four_lanes::<S, M, N>(q, q_row, d, k, l), four_lanes::<S, M, N>(q, q_row, d, k, l + 2)) }
 }
