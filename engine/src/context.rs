@@ -47,6 +47,20 @@ impl Default for ContextOptions {
     }
 }
 
+impl ContextOptions {
+    /// The cache of a model with these hyperparameters.
+    pub(crate) fn cache(&self, hp: &HParams) -> CacheOptions {
+        let &ContextOptions { n_ctx, n_seq_max, n_ubatch, type_k, type_v, swa_full } = self;
+        CacheOptions {
+            n_ctx: if n_ctx == 0 { hp.n_ctx_train } else { n_ctx },
+            n_seq_max: n_seq_max.max(1),
+            types: [type_k, type_v],
+            n_ubatch: n_ubatch.clamp(1, max_ubatch(hp)),
+            swa_full,
+        }
+    }
+}
+
 struct Ready {
     shape: Shape,
     inputs: Inputs,
@@ -98,11 +112,8 @@ impl Context {
     /// had.
     pub fn new(model: Arc<Model>, options: ContextOptions) -> Result<Context, Error> {
         let hp = model.hparams();
-        let n_ctx = if options.n_ctx == 0 { hp.n_ctx_train } else { options.n_ctx };
-        let types = [options.type_k, options.type_v];
-        let n_ubatch = options.n_ubatch.clamp(1, max_ubatch(hp));
-        let (n_seq_max, swa_full) = (options.n_seq_max.max(1), options.swa_full);
-        let cache_options = CacheOptions { n_ctx, n_seq_max, types, n_ubatch, swa_full };
+        let cache_options = options.cache(hp);
+        let n_ubatch = cache_options.n_ubatch;
         let cache = KvCache::new(model.device().as_ref(), hp, cache_options)?;
         Ok(Context {
             cache,
@@ -286,8 +297,9 @@ fn add_sums(
 
 /// The most tokens whose intermediate results fit: at the widest point of a layer, three tensors of n_ff and some of n_embd.
 fn max_ubatch(hp: &HParams) -> usize {
-    let per_token = 4 * (3 * hp.n_ff + 4 * hp.n_embd.max(hp.n_embd_head_k * hp.n_head));
-    (MAX_INTERMEDIATE / per_token / 32 * 32).max(32)
+    let widest = hp.n_embd.max(hp.n_embd_head_k.saturating_mul(hp.n_head));
+    let per_token = hp.n_ff.saturating_mul(3).saturating_add(widest.saturating_mul(4)).saturating_mul(4);
+    (MAX_INTERMEDIATE / per_token.max(1) / 32 * 32).max(32)
 }
 
 impl HostInputs {

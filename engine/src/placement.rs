@@ -2,7 +2,7 @@
 
 use crate::arch::{self, Builder, HParams, Parts, Weight};
 use crate::device::Device;
-use crate::{Error, Model};
+use crate::{ContextOptions, Error, Model};
 use ggml_ops::backend::{Backend, Buffer};
 use ggml_ops::sched::Sched;
 use ggml_ops::{OpError, TensorDesc};
@@ -18,8 +18,8 @@ const MIB: u64 = 1 << 20;
 pub struct Wanted {
     /// The last so many layers, the output counted as one more; `None`: all.
     pub layers: Option<u64>,
-    /// Positions of the KV cache, 0: as many as the model was trained with; `None`: no cache.
-    pub n_ctx: Option<usize>,
+    /// The context whose KV cache needs room beside the weights; `None`: there is no cache.
+    pub context: Option<ContextOptions>,
     /// Bytes of the GPU's memory.
     pub memory: u64,
 }
@@ -119,13 +119,9 @@ impl Placement {
 
     /// Takes from the GPU what its memory does not hold, beginning with the first layers.
     fn keep_fitting(&mut self, gguf: &Gguf, hp: &HParams, wanted: Wanted) {
-        let n_ctx = match wanted.n_ctx {
-            Some(0) => hp.n_ctx_train,
-            n => n.unwrap_or(0),
-        };
-        // K and V as F16, which is the largest type that a cache has by default.
-        let cache = (n_ctx as u64).saturating_mul(2 * (hp.n_embd_k_gqa() + hp.n_embd_v_gqa()) as u64);
-        let (mut layers, mut rest) = (vec![cache; self.layers.len()], 0u64);
+        let cache = |options: ContextOptions| options.cache(hp).bytes_of_layers(hp);
+        let mut layers = wanted.context.map_or_else(|| vec![0; self.layers.len()], cache);
+        let mut rest = 0u64;
         for t in gguf.tensors() {
             let il = TensorName::parse(&t.name).and_then(|name| name.il);
             let bytes = il.and_then(|il| layers.get_mut(il as usize)).unwrap_or(&mut rest);

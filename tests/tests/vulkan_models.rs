@@ -2,6 +2,7 @@
 
 use fabric_cpu::simd::SimdLevel;
 use fabric_engine::arch::{self, ARCHITECTURES};
+use fabric_engine::kv_cache::KvCache;
 use fabric_engine::{Batch, Context, ContextOptions, Device, Model, ModelOptions, device};
 use fabric_tests::golden::{argmax, fixture, model};
 use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny, tiny_with};
@@ -97,16 +98,28 @@ fn every_architecture_has_the_cpus_bits() {
     }
 }
 
+/// Every type that a KV cache may have, token by token and in one piece.
 #[test]
-fn a_cache_type_without_kernel_is_refused() {
+fn every_type_of_the_cache_has_the_cpus_bits() {
     let Some(gpu) = gpu(None) else { return };
-    let model = on(&gpu, Gguf::from_bytes(tiny(ARCHITECTURES[0], GgmlType::F16, false, 7)).unwrap());
-    let options = ContextOptions { n_ctx: 16, type_v: GgmlType::Q8_0, ..ContextOptions::default() };
-    let refused = Context::new(model, options).err().map(|e| e.to_string());
-    assert_eq!(
-        refused.as_deref(),
-        Some("the V cache cannot be of type q8_0: the device (vulkan) has no kernel for it, the CPU has")
-    );
+    let open = || Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(&gpu, open()));
+    let tokens = fixture_tokens(1);
+    for (i, &type_k) in KvCache::TYPES.iter().enumerate() {
+        // Each as K, and as V beside another.
+        let type_v = KvCache::TYPES[(i + 3) % KvCache::TYPES.len()];
+        let run = |model: &Arc<Model>| {
+            let options = ContextOptions { n_ctx: 32, type_k, type_v, ..ContextOptions::default() };
+            let mut context = Context::new(model.clone(), options).unwrap();
+            let mut all = Vec::new();
+            context.decode(&Batch::of(&tokens[..19], 0, 0).with_all_logits(), |_, row| all.extend(bits(row))).unwrap();
+            for (at, t) in tokens.iter().enumerate().take(22).skip(19) {
+                context.decode(&Batch::of(&[*t], 0, at), |_, row| all.extend(bits(row))).unwrap();
+            }
+            all
+        };
+        assert!(run(&gpu) == run(&cpu), "K {type_k}, V {type_v}");
+    }
 }
 
 /// What is done to the cache between runs: a shift, and local layers that hold their window only.

@@ -5,7 +5,7 @@ use fabric_tests::backends::{self, compare, run};
 use fabric_tests::vulkan;
 use fabric_vulkan::VulkanOptions;
 use ggml_ops::backend::{Backend, Bindings};
-use ggml_ops::ops::{MulMat, SetRows, all_cases};
+use ggml_ops::ops::{MulMat, all_cases};
 use ggml_ops::{Graph, Op, OpError, TensorDesc, quants};
 use gguf::GgmlType;
 use std::collections::BTreeSet;
@@ -65,15 +65,7 @@ fn every_case(limits: &[Option<u64>]) {
         }
     }
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
-    // Caches of other types than F16 are the CPU's.
-    let mut expected = BTreeSet::new();
-    for ty in SetRows::TYPES.iter().filter(|&&ty| ty != GgmlType::F16) {
-        expected.insert(format!("flash_attn_ext: {ty}"));
-        if *ty != GgmlType::F32 {
-            expected.insert(format!("set_rows: {ty}"));
-        }
-    }
-    assert_eq!(missing, expected);
+    assert_eq!(missing, BTreeSet::new());
 }
 
 /// Kernels with the integer dot product, which by default only run on hardware that has it.

@@ -2,7 +2,7 @@
 
 use fabric_cpu::simd::SimdLevel;
 use fabric_engine::adapter::{Adapter, LoadedAdapter};
-use fabric_engine::arch::ARCHITECTURES;
+use fabric_engine::arch::{self, ARCHITECTURES};
 use fabric_engine::placement::{Placement, Wanted};
 use fabric_engine::{Batch, Context, ContextOptions, Device, Model, ModelOptions};
 use fabric_tests::backends::cpu;
@@ -15,7 +15,12 @@ use ggml_ops::{Graph, OpError, Source, TensorDesc};
 use gguf::{GgmlType, Gguf, TensorRole};
 use std::sync::Arc;
 
-const ALL: Wanted = Wanted { layers: None, n_ctx: Some(64), memory: u64::MAX };
+const ALL: Wanted = Wanted { layers: None, context: Some(context(64)), memory: u64::MAX };
+
+const fn context(n_ctx: usize) -> ContextOptions {
+    let (type_k, type_v) = (GgmlType::F16, GgmlType::F16);
+    ContextOptions { n_ctx, n_seq_max: 1, n_ubatch: 32, type_k, type_v, swa_full: false }
+}
 
 fn plan(gguf: &Gguf, gpu: &Device, wanted: Wanted) -> Placement {
     Placement::plan(gguf, &[], gpu.as_ref(), wanted).unwrap()
@@ -145,9 +150,33 @@ fn what_does_not_fit_stays_on_the_cpu() {
     assert_eq!(none.on_gpu(), 0);
     assert!(none.notices[0].ends_with(": the model runs on the CPU"), "{:?}", none.notices);
     // The cache counts.
-    let large = Wanted { n_ctx: Some(1 << 30), memory: 1 << 35, ..ALL };
+    let large = Wanted { context: Some(context(1 << 30)), memory: 1 << 35, ..ALL };
     assert_eq!(plan(&gguf, &gpu, large).on_gpu(), 0);
-    assert!(plan(&gguf, &gpu, Wanted { n_ctx: None, ..large }).is_whole());
+    assert!(plan(&gguf, &gpu, Wanted { context: None, ..large }).is_whole());
+}
+
+/// What is planned with is what a context then takes: local layers hold their window, and types differ in size.
+#[test]
+fn the_planned_cache_is_that_of_the_context() {
+    let file = tiny_with(arch::find("gemma3").unwrap(), GgmlType::F16, false, 7, |_| true);
+    let open = || Gguf::from_bytes(file.clone()).unwrap();
+    let model = load(open(), 1, SimdLevel::detect());
+    let Some(gpu) = vulkan::device(VulkanOptions::default()) else { return };
+    let weights: u64 = open().tensors().iter().map(|t| t.n_bytes).sum();
+    let mut sizes = Vec::new();
+    for (swa_full, type_k, n_seq_max) in
+        [(true, GgmlType::F16, 1), (false, GgmlType::F16, 1), (false, GgmlType::F16, 3), (false, GgmlType::F32, 1)]
+    {
+        let options = ContextOptions { swa_full, type_k, n_seq_max, ..context(4096) };
+        let bytes = Context::new(model.clone(), options).unwrap().cache().bytes() as u64;
+        // A sixteenth is for intermediate results.
+        let least = (weights + bytes).div_ceil(15) * 16;
+        let of = |memory| plan(&open(), &gpu, Wanted { context: Some(options), memory, ..ALL });
+        assert!(of(least).is_whole(), "{options:?}: {:?}", of(least).notices);
+        assert!(!of(least - 64).is_whole(), "{options:?}");
+        sizes.push(bytes);
+    }
+    assert!(sizes[0] > sizes[1] && sizes[2] == 3 * sizes[1] && sizes[3] > sizes[1], "{sizes:?}");
 }
 
 fn kv_width(gguf: &Gguf) -> u64 {

@@ -7,7 +7,7 @@ use crate::args::device::{DeviceArgs, DeviceName, GpuArgs, GpuLayers};
 use crate::log::Log;
 use fabric_engine::device::{self, DeviceChoice, DeviceKind, SimdLevel, VulkanBackend};
 use fabric_engine::placement::{self, Placement};
-use fabric_engine::{Device, DeviceOptions};
+use fabric_engine::{ContextOptions, Device, DeviceOptions};
 use gguf::{Gguf, Value};
 use std::io::Write;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ pub struct File<'a> {
     pub gguf: &'a Gguf,
     /// Metadata to use instead of the file's.
     pub overrides: &'a [(String, Value)],
-    /// Positions of the context, 0: as the model was trained; `None`: nothing is cached.
-    pub n_ctx: Option<usize>,
+    /// What will be cached; `None`: nothing.
+    pub context: Option<ContextOptions>,
 }
 
 /// The device for this file: the GPU takes the layers that it has kernels and memory for.
@@ -87,7 +87,7 @@ pub fn choose(args: &DeviceArgs, file: &File, log: &Log) -> Result<Chosen, Error
         Some(GpuLayers::Count(n)) => Some(n),
         Some(GpuLayers::All) | None => None,
     };
-    let asked = placement::Wanted { layers, n_ctx: file.n_ctx, memory: gpu.memory() };
+    let asked = placement::Wanted { layers, context: file.context, memory: gpu.memory() };
     // What is wrong with the file, loading it tells.
     let Ok(placement) = Placement::plan(file.gguf, file.overrides, gpu.as_ref(), asked) else {
         return Ok(Chosen { device: gpu.clone(), gpu: Some(gpu) });

@@ -6,7 +6,7 @@ use crate::args::model::{ModelArgs, RopeScaling};
 use crate::device::{self, Chosen};
 use crate::log::{Level, Log};
 use fabric_engine::device::VulkanBackend;
-use fabric_engine::{Device, Model, ModelOptions};
+use fabric_engine::{ContextOptions, Device, Model, ModelOptions};
 use gguf::{Gguf, Value};
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ pub struct Loaded {
     pub gpu: Option<Arc<VulkanBackend>>,
 }
 
-/// Loads the model. `n_ctx`: positions that will be cached, 0: as many as the model was trained with; `None`: nothing will be.
+/// Loads the model. `context`: what will be cached; `None`: nothing.
 ///
 /// # Errors
 /// What is wrong with the file, or with the device that is asked for.
-pub fn load(args: &ModelArgs, flags: &DeviceArgs, n_ctx: Option<usize>, log: &Log) -> Result<Loaded, Error> {
+pub fn load(args: &ModelArgs, flags: &DeviceArgs, context: Option<ContextOptions>, log: &Log) -> Result<Loaded, Error> {
     if args.rope_scaling == Some(RopeScaling::Yarn) {
         let message = "--rope-scaling yarn is not supported: positions are scaled linearly or not at all";
         return Err(Error::Unsupported(message));
@@ -43,7 +43,7 @@ pub fn load(args: &ModelArgs, flags: &DeviceArgs, n_ctx: Option<usize>, log: &Lo
         log.info(format_args!("override: {key} = {value}"));
     }
     let load = |gguf: Gguf, device| bind(args, gguf, device, overrides.clone());
-    let file = device::File { gguf: &gguf, overrides: &overrides, n_ctx };
+    let file = device::File { gguf: &gguf, overrides: &overrides, context };
     let Chosen { device, mut gpu } = device::choose(flags, &file, log)?;
     let model = match load(gguf, device) {
         Err(e) if gpu.is_some() && flags.gpu.fallback && e.is_of_device() => {

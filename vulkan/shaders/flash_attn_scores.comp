@@ -1,11 +1,13 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "attention.glsl"
+layout(constant_id = 0) const uint TYPE = 1; // of K
 layout(set = 0, binding = 0) writeonly buffer Scores { float scores[]; };
 layout(set = 0, binding = 1) readonly buffer Q { float q[]; };
-layout(set = 0, binding = 2) readonly buffer K { uint k[]; };
+layout(set = 0, binding = 2) readonly buffer K { uint w[]; };
 layout(set = 0, binding = 3) readonly buffer Span { int span[]; };
 layout(set = 0, binding = 4) buffer Fault { uint fault[]; };
+#include "dequant.glsl"
 #include "fault.glsl"
 
 const uint KEYS = 64u; // for each workgroup: four rows of 16 lanes take 16 each
@@ -33,10 +35,7 @@ void main() {
     for (uint base = first; base < end; base += 4u) {
         uint j = base + i / 16u, row = head_at + min(j, end - 1u) * p.cache_nb[1];
         float sum = 0.0;
-        for (uint e = lane; e < p.head; e += 16u) {
-            uint word = k[(row + e) >> 1];
-            sum = sum + q[q_at + e] * half_to_float((word >> (((row + e) & 1u) * 16u)) & 0xffffu);
-        }
+        for (uint e = lane; e < p.head; e += 16u) sum = sum + q[q_at + e] * dequant(row, e);
         lanes[i] = sum;
         barrier();
         for (uint half_ = 8u; half_ > 0u; half_ >>= 1) {

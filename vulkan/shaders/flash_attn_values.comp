@@ -1,10 +1,12 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "attention.glsl"
+layout(constant_id = 0) const uint TYPE = 1; // of V
 layout(set = 0, binding = 0) readonly buffer Scores { float scores[]; };
 layout(set = 0, binding = 1) writeonly buffer Parts { float parts[]; };
-layout(set = 0, binding = 2) readonly buffer V { uint v[]; };
+layout(set = 0, binding = 2) readonly buffer V { uint w[]; };
 layout(set = 0, binding = 3) readonly buffer Span { int span[]; };
+#include "dequant.glsl"
 
 shared float lanes[64];
 shared float weights[CHUNK];
@@ -49,8 +51,7 @@ void main() {
     for (uint e = i; e < p.head; e += 64u) {
         float o = 0.0;
         for (uint j = 0u; j < n; j++) {
-            uint at = head_at + (first + j) * p.cache_nb[1] + e;
-            o = o + weights[j] * half_to_float((v[at >> 1] >> ((at & 1u) * 16u)) & 0xffffu);
+            o = o + weights[j] * dequant(head_at + (first + j) * p.cache_nb[1], e);
         }
         parts[to + e] = o;
     }

@@ -1,10 +1,9 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "group.glsl"
-#include "float.glsl"
 layout(local_size_x = 64) in;
-layout(constant_id = 0) const uint HALF = 0; // 1: the table is F16
-// The box: rows of the table, rows of x. The table's offset and stride are in elements, other ones in words.
+layout(constant_id = 0) const uint TYPE = 0; // of the table
+// The box: rows of the table, rows of x. The table's offset and stride are in bytes, other ones in words.
 layout(push_constant) uniform Push {
     uint start[2];
     uint len[2];
@@ -12,10 +11,11 @@ layout(push_constant) uniform Push {
     uint table_at, table_nb1;
     uint ids_at, k, limit, step;
 } p;
-layout(set = 0, binding = 0) buffer Table { uint table[]; };
+layout(set = 0, binding = 0) buffer Table { uint w[]; };
 layout(set = 0, binding = 1) readonly buffer X { float x[]; };
 layout(set = 0, binding = 2) readonly buffer Ids { int ids[]; };
 layout(set = 0, binding = 3) buffer Fault { uint fault[]; };
+#include "quantize.glsl"
 #include "fault.glsl"
 
 shared bool replaced;
@@ -40,20 +40,19 @@ void main() {
     barrier();
     if (replaced) return;
     uint to = p.table_at + uint(id) * p.table_nb1, from = p.x_at + r * p.x_nb1;
-    if (HALF == 0u) {
-        for (uint i = gl_LocalInvocationID.x; i < p.k; i += 64u) table[to + i] = floatBitsToUint(x[from + i]);
+    if (TYPE == TYPE_F32) {
+        for (uint i = gl_LocalInvocationID.x; i < p.k; i += 64u) w[to / 4u + i] = floatBitsToUint(x[from + i]);
         return;
     }
-    if (((to | p.k) & 1u) == 0u) {
+    if (TYPE != TYPE_F16 && TYPE != TYPE_BF16) {
+        for (uint b = gl_LocalInvocationID.x; b < p.k / 32u; b += 64u) quantize(to + b * BLOCK_BYTES, from + b * 32u);
+        return;
+    }
+    if ((to & 3u) == 0u && (p.k & 1u) == 0u) {
         for (uint i = gl_LocalInvocationID.x; i < p.k / 2u; i += 64u) {
-            table[to / 2u + i] = float_to_half(x[from + 2u * i]) | (float_to_half(x[from + 2u * i + 1u]) << 16);
+            w[to / 4u + i] = half_of(x[from + 2u * i]) | (half_of(x[from + 2u * i + 1u]) << 16);
         }
         return;
     }
-    // Two rows share a word at their ends: each changes its own half.
-    for (uint i = gl_LocalInvocationID.x; i < p.k; i += 64u) {
-        uint at = to + i, shift = (at & 1u) * 16u;
-        atomicAnd(table[at / 2u], 0xffff0000u >> shift);
-        atomicOr(table[at / 2u], float_to_half(x[from + i]) << shift);
-    }
+    for (uint i = gl_LocalInvocationID.x; i < p.k; i += 64u) store16(to + 2u * i, half_of(x[from + i]));
 }

@@ -41,8 +41,7 @@ pub(crate) fn supports(op: &Op, src: &[TensorDesc]) -> Result<(), OpError> {
         Op::MulMat(op) => mul_mat::kernel(op, &src[0]).map(drop),
         Op::GetRows(_) => dequantized(op.name(), &src[0]),
         Op::OutProd(_) => dequantized(op.name(), &src[0]),
-        Op::FlashAttnExt(_) => src[1..3].iter().try_for_each(|cache| cached(op.name(), cache, &[GgmlType::F16])),
-        Op::SetRows(_) => cached(op.name(), &src[0], &[GgmlType::F16, GgmlType::F32]),
+        Op::FlashAttnExt(_) => src[1..3].iter().try_for_each(|cache| dequantized(op.name(), cache)),
         Op::Add(_)
         | Op::Concat(_)
         | Op::Cont(_)
@@ -60,14 +59,10 @@ pub(crate) fn supports(op: &Op, src: &[TensorDesc]) -> Result<(), OpError> {
         | Op::RmsNormBack(_)
         | Op::Rope(_)
         | Op::Scale(_)
+        | Op::SetRows(_)
         | Op::SoftMax(_)
         | Op::SoftMaxBack(_) => Ok(()),
     }
-}
-
-/// Whether a cache may have its type.
-fn cached(op: &'static str, cache: &TensorDesc, types: &[GgmlType]) -> Result<(), OpError> {
-    if types.contains(&cache.ty) { Ok(()) } else { Err(unsupported(op, format!("a cache of type {}", cache.ty))) }
 }
 
 /// Whether include/dequant.glsl decodes the type.

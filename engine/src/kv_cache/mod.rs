@@ -47,6 +47,28 @@ pub struct CacheOptions {
     pub swa_full: bool,
 }
 
+impl CacheOptions {
+    /// Bytes of K and V of each layer; as many as a number holds where they would be more.
+    pub fn bytes_of_layers(&self, hp: &HParams) -> Vec<u64> {
+        let rows = self.n_ctx.saturating_mul(self.n_seq_max);
+        let window = self.window(hp);
+        let widths = [hp.n_embd_k_gqa(), hp.n_embd_v_gqa()];
+        let layer = |il: usize| {
+            let window = window.as_ref().filter(|_| hp.is_local(il as u32));
+            let rows = window.map_or(rows, |w| w.n_rows.saturating_mul(self.n_seq_max));
+            let row = |(ty, width): (GgmlType, usize)| ty.row_size(width).unwrap_or(usize::MAX) as u64;
+            let position = self.types.into_iter().zip(widths).map(row).fold(0, u64::saturating_add);
+            position.saturating_mul(rows as u64)
+        };
+        (0..hp.n_layer).map(layer).collect()
+    }
+
+    fn window(&self, hp: &HParams) -> Option<Window> {
+        let &CacheOptions { n_ctx, n_seq_max, types: _, n_ubatch, swa_full } = self;
+        if swa_full { None } else { Window::new(hp, n_ctx, n_seq_max, n_ubatch) }
+    }
+}
+
 /// K and V of every layer: for each sequence, `n_ctx` rows in order of position. Local layers may have less rows, which then
 /// hold what their window shows and a little more.
 pub struct KvCache {
@@ -67,14 +89,14 @@ impl KvCache {
     /// [`Error::CacheType`] where the model or the device cannot have a cache of these types; or where the memory cannot be
     /// had.
     pub fn new(device: &dyn Backend, hp: &HParams, options: CacheOptions) -> Result<KvCache, Error> {
-        let CacheOptions { n_ctx, n_seq_max, types, n_ubatch, swa_full } = options;
+        let CacheOptions { n_ctx, n_seq_max, types, .. } = options;
         check_types(device, hp, types)?;
         let too_large = || OpError::Backend {
             backend: device.name(),
             what: format!("a KV cache of {n_ctx} positions for {n_seq_max} sequences is too large"),
         };
         let rows = n_ctx.checked_mul(n_seq_max).filter(|&r| i32::try_from(r).is_ok()).ok_or_else(too_large)?;
-        let window = if swa_full { None } else { Window::new(hp, n_ctx, n_seq_max, n_ubatch) };
+        let window = options.window(hp);
         let tensor = |device: &dyn Backend, ty: GgmlType, width: usize, rows: usize| {
             let desc = TensorDesc::new(ty, &[width, rows]).map_err(|_| too_large())?;
             Ok::<_, OpError>(CacheTensor { desc, buffer: device.alloc(desc.extent())? })

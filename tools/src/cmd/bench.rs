@@ -68,7 +68,7 @@ fn bench(args: &BenchArgs, log: &Log) -> Result<(), Error> {
         Printer::new(args.output, Box::new(std::io::stdout()), columns.clone()),
         Printer::new(args.output_err, Box::new(std::io::stderr()), columns),
     ];
-    let mut bench = Bench { args, log, out, n_tests: plan.n_tests(), test: 0, n_ctx: plan.n_ctx() };
+    let mut bench = Bench { args, log, out, n_tests: plan.n_tests(), test: 0, context: plan.context() };
     let result = bench.all(&plan);
     // Whatever has been measured before an error is a whole document.
     let closed = bench.out.iter_mut().try_for_each(Printer::footer);
@@ -152,6 +152,16 @@ impl Plan {
         longest.unwrap_or(0).saturating_add(self.depths.iter().copied().max().unwrap_or(0)).max(1)
     }
 
+    /// As large as those of all tests.
+    fn context(&self) -> ContextOptions {
+        let widest = |which: usize| {
+            let types = self.cache_types.iter().map(|types| types[which]);
+            types.max_by_key(|ty| ty.row_size(32)).unwrap_or(ContextOptions::default().type_k)
+        };
+        let (type_k, type_v) = (widest(0), widest(1));
+        ContextOptions { n_ctx: self.n_ctx(), type_k, type_v, swa_full: true, ..ContextOptions::default() }
+    }
+
     fn n_tests(&self) -> usize {
         let Plan {
             models,
@@ -205,7 +215,7 @@ struct Bench<'a> {
     n_tests: usize,
     test: usize,
     /// The largest context of all tests.
-    n_ctx: usize,
+    context: ContextOptions,
 }
 
 impl Bench<'_> {
@@ -274,7 +284,7 @@ impl Bench<'_> {
         };
         let n_threads = i32::try_from(threads).unwrap_or(i32::MAX);
         let device_args = DeviceArgs { threads: n_threads, simd, gpu: gpu.clone(), list_devices: false };
-        let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, Some(self.n_ctx), self.log)?;
+        let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, Some(self.context), self.log)?;
         let model_type = model_name::model_type(&model);
         self.out.iter_mut().try_for_each(|out| out.header(&model_type))?;
         let limits = if self.args.floor {

@@ -52,7 +52,9 @@ fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
     let text = prompt::from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)?;
     if let Some(text) = text {
         interrupt::listen();
-        let Loaded { model, gpu } = load::load(model_args, flags, Some(collect.ctx_size as usize), log)?;
+        // A short text may have less chunks side by side.
+        let planned = context_options(collect, (collect.batch_size / collect.ctx_size.max(1)).max(1) as usize);
+        let Loaded { model, gpu } = load::load(model_args, flags, Some(planned), log)?;
         // Without fallback: the sums are on the device that would be lost.
         let subject = Subject { model, adapters: adapter, fallback: None };
         let _busy = interrupt::busy();
@@ -72,6 +74,11 @@ fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
     Ok(if interrupt::requested() { ExitCode::from(interrupt::INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
+fn context_options(args: &CollectArgs, n_seq_max: usize) -> ContextOptions {
+    let (n_ctx, n_ubatch) = (args.ctx_size as usize, args.ubatch_size as usize);
+    ContextOptions { n_ctx, n_seq_max, n_ubatch, ..ContextOptions::default() }
+}
+
 /// Runs the text, chunk by chunk, and adds what went into the weights.
 fn gather(args: &CollectArgs, text: &[u8], subject: &Subject, matrix: &mut Imatrix, log: &Log) -> Result<(), Error> {
     let vocab = subject.model.vocab().ok_or(Error::NoVocab)?;
@@ -79,9 +86,7 @@ fn gather(args: &CollectArgs, text: &[u8], subject: &Subject, matrix: &mut Imatr
     let n_ctx = args.ctx_size as usize;
     let n_chunk = usize::try_from(args.chunks).map_or(tokens.len() / n_ctx, |n| n.min(tokens.len() / n_ctx));
     let n_seq = (args.batch_size as usize / n_ctx).clamp(1, n_chunk.max(1));
-    let n_ubatch = args.ubatch_size as usize;
-    let options = ContextOptions { n_ctx, n_seq_max: n_seq, n_ubatch, ..ContextOptions::default() };
-    let mut runner = Runner::new(subject, options, args.batch_size as usize, log)?;
+    let mut runner = Runner::new(subject, context_options(args, n_seq), args.batch_size as usize, log)?;
     runner.context_mut().observe(Observe { output: args.process_output });
     log.info(format_args!(
         "computing over {n_chunk} chunks, n_ctx={n_ctx}, batch_size={}, n_seq={n_seq}",

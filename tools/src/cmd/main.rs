@@ -96,10 +96,12 @@ impl Main<'_> {
         let kwargs = template_kwargs(&args.chat)?;
         let prompt = prompt::given(&args.generation)?;
         let grammar = grammar::given(&args.grammar, log)?;
-        let loaded = load::load(&args.model, &args.device, Some(args.context.ctx_size as usize), log)?;
+        let mut options = args.context.options();
+        // Short prompts need no large graph, which would only take memory.
+        options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
+        let loaded = load::load(&args.model, &args.device, Some(options), log)?;
         let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
         let Loaded { model, gpu } = loaded;
-        let mut options = args.context.options();
         let trained = model.hparams().n_ctx_train;
         if options.n_ctx > trained {
             log.warning(format_args!(
@@ -107,8 +109,6 @@ impl Main<'_> {
                 options.n_ctx
             ));
         }
-        // Short prompts need no large graph, which would only take memory.
-        options.n_ubatch = options.n_ubatch.min(args.context.batch_size as usize);
         let runs = Resilient::new(&model, options, &args.adapter, fallback, log)?;
         let mut session = Session::new(&model, runs, args.context.batch_size as usize, perf.clone())?;
         let sampler = sampler::from_flags(args, &model, matches, session.n_ctx(), log)?;

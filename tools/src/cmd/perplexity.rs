@@ -43,7 +43,10 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
         return Err(Error::Usage("--ppl-stride and --kl-divergence-base exclude each other".into()));
     }
     interrupt::listen();
-    let loaded = load::load(model, flags, Some(measure.ctx_size as usize), log)?;
+    // A short text may have less chunks side by side.
+    let side_by_side = (measure.batch_size / measure.ctx_size.max(1)).max(1) as usize;
+    let planned = context_options(measure, measure.ctx_size as usize, side_by_side);
+    let loaded = load::load(model, flags, Some(planned), log)?;
     let fallback = Fallback::new(&loaded, model, flags, log);
     let Loaded { model, gpu } = loaded;
     let subject = Subject { model, adapters: adapter, fallback };

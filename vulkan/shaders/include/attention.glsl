@@ -6,7 +6,7 @@ layout(local_size_x = 64) in;
 layout(push_constant) uniform Push {
     uint start[4];
     uint len[4];
-    // q or the result, K or V (in half-words), span; in words.
+    // q or the result, K or V (in bytes), span; in words.
     uint x_at, x_nb[2];
     uint cache_at, cache_nb[3];
     uint span_at;

@@ -103,7 +103,7 @@ impl Block {
         let mut p = Parameters::new();
         p.put((0..4).map(|d| coordinate(&tile.start, d, 0))).put((0..4).map(|d| coordinate(&tile.len, d, 1)));
         p.put(x.map_or([0; 3], |(x, w)| [from_base(x, w, 2), x.nb(1) / 4, x.nb(2) / 4]));
-        p.put([window.map_or(0, |w| from_base(cache, w, 1)), cache.nb(1) / 2, cache.nb(2) / 2, cache.nb(3) / 2]);
+        p.put([window.map_or(0, |w| from_base(cache, w, 0)), cache.nb(1), cache.nb(2), cache.nb(3)]);
         p.put([from_base(&c.src[3], span, 2)]);
         p.put([cache.ne(0), heads, q.ne(1) / k.ne(1), n_ctx, k.ne(3), chunks]).float(self.scale);
         // Scratch is for this block's heads and tokens; the bindings are all of it.
@@ -118,7 +118,8 @@ impl Block {
         let heads = Follow { stride: cache.nb(1), div: group.max(1), modulo: u64::MAX };
         let follows =
             vec![heads, Follow::NOT, Follow::each(each.saturating_mul(cache.nb(2))), Follow::each(cache.nb(3))];
-        cache.operand(follows, (each - 1).saturating_mul(cache.nb(2)).saturating_add(cache.ne(0) * 2))
+        let row = cache.desc.ty.row_size(cache.desc.ne[0]).unwrap_or(0) as u64;
+        cache.operand(follows, (each - 1).saturating_mul(cache.nb(2)).saturating_add(row))
     }
 
     fn span_operand(&self, c: &Compiler, dims: usize) -> Operand {
@@ -148,7 +149,7 @@ impl Block {
                 c.binding(span, &wspan, false),
                 c.fault(),
             ];
-            steps.push(step(c, Shader::FlashAttnScores, bindings, &p, groups)?);
+            steps.push(step(c, (Shader::FlashAttnScores, k.desc.ty.id()), bindings, &p, groups)?);
         }
         Ok(steps)
     }
@@ -168,7 +169,8 @@ impl Block {
                 c.binding(v, &wv, false),
                 c.binding(span, &wspan, false),
             ];
-            steps.push(step(c, Shader::FlashAttnValues, bindings, &p, tile.len[0] * tile.len[1] * tile.len[2])?);
+            let groups = tile.len[0] * tile.len[1] * tile.len[2];
+            steps.push(step(c, (Shader::FlashAttnValues, v.desc.ty.id()), bindings, &p, groups)?);
         }
         Ok(steps)
     }
@@ -184,12 +186,19 @@ impl Block {
             let p = self.parameters(c, &tile, Some((y, &wy)), (v, None), &wspan);
             let bindings =
                 vec![c.binding(y, &wy, true), c.binding(&self.parts, &wp, false), c.binding(span, &wspan, false)];
-            steps.push(step(c, Shader::FlashAttnSum, bindings, &p, tile.len[0] * tile.len[1])?);
+            steps.push(step(c, (Shader::FlashAttnSum, 0), bindings, &p, tile.len[0] * tile.len[1])?);
         }
         Ok(steps)
     }
 }
 
-fn step(c: &Compiler, shader: Shader, bindings: Vec<Binding>, p: &Parameters, groups: u64) -> Result<Step, OpError> {
-    Ok(Step { shader, constants: [0; 3], bindings, push: p.push(), groups: c.groups(groups)? })
+/// `shader`: and the number of the type that it decodes.
+fn step(
+    c: &Compiler,
+    (shader, ty): (Shader, u32),
+    bindings: Vec<Binding>,
+    p: &Parameters,
+    groups: u64,
+) -> Result<Step, OpError> {
+    Ok(Step { shader, constants: [ty, 0, 0], bindings, push: p.push(), groups: c.groups(groups)? })
 }

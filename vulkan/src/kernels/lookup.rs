@@ -5,7 +5,6 @@ use crate::shaders::Shader;
 use crate::step::{Compiler, Parameters, Phase, Step, from_base};
 use crate::tiling::Follow;
 use ggml_ops::OpError;
-use gguf::GgmlType;
 
 pub(crate) fn get_rows(mut c: Compiler) -> Result<Vec<Phase>, OpError> {
     let step = c.lookup(c.src[0].desc.ne[1]);
@@ -43,10 +42,9 @@ pub(crate) fn get_rows(mut c: Compiler) -> Result<Vec<Phase>, OpError> {
 pub(crate) fn set_rows(mut c: Compiler) -> Result<Vec<Phase>, OpError> {
     let step = c.lookup(c.src[0].desc.ne[1]);
     let (table, x, ids) = (&c.src[0], &c.src[1], &c.src[2]);
-    let half = table.desc.ty == GgmlType::F16;
-    let shift = if half { 1 } else { 2 };
+    let row = table.desc.ty.row_size(table.desc.ne[0]).unwrap_or(0) as u64;
     let operands = [
-        table.operand(vec![Follow::each(table.nb(1)), Follow::NOT], table.ne(0) << shift),
+        table.operand(vec![Follow::each(table.nb(1)), Follow::NOT], row),
         x.operand(vec![Follow::NOT, Follow::each(x.nb(1))], x.ne(0) * 4),
         ids.operand(vec![Follow::NOT, Follow::each(4)], 4),
     ];
@@ -57,13 +55,13 @@ pub(crate) fn set_rows(mut c: Compiler) -> Result<Vec<Phase>, OpError> {
         let (wt, wx, wi) = (wt?, wx?, wi?);
         let mut p = Parameters::new();
         p.put(tile.start.iter().copied()).put(tile.len.iter().copied());
-        p.put([from_base(x, &wx, 2), x.nb(1) / 4, from_base(table, &wt, shift), table.nb(1) >> shift]);
+        p.put([from_base(x, &wx, 2), x.nb(1) / 4, from_base(table, &wt, 0), table.nb(1)]);
         p.put([from_base(ids, &wi, 2), table.ne(0), table.ne(1), step]);
         let bindings =
             vec![c.binding(table, &wt, true), c.binding(x, &wx, false), c.binding(ids, &wi, false), c.fault()];
         let groups = c.groups(tile.len[1])?;
-        let step =
-            Step { shader: Shader::SetRows, constants: [u32::from(half), 0, 0], bindings, push: p.push(), groups };
+        let constants = [table.desc.ty.id(), 0, 0];
+        let step = Step { shader: Shader::SetRows, constants, bindings, push: p.push(), groups };
         phases.push(Phase { op: c.op, steps: vec![step] });
     }
     Ok(phases)
