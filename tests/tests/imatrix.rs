@@ -9,6 +9,7 @@ use fabric_tests::models::{bits, load, logits, tiny_with};
 use fastrand::Rng;
 use gguf::{Array, GgmlType, Gguf, Metadata, Value, Writer};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The importance matrix of a text, run in batches of `n_ubatch`, and the logits.
 fn collect(model: &Arc<Model>, tokens: &[u32], n_ubatch: usize, output: bool) -> (Imatrix, Vec<f32>) {
@@ -169,8 +170,11 @@ fn changed_files_do_no_harm() {
     let path = dir.path().join("imatrix.gguf");
     matrix().write(&path).unwrap();
     let sound = std::fs::read(&path).unwrap();
-    let (mut rng, mut read, mut refused) = (Rng::with_seed(11), 0, 0);
-    for _ in 0..20_000 {
+    // `FABRIC_FUZZ_SECONDS=300`: a long run with other seeds.
+    let seconds = std::env::var("FABRIC_FUZZ_SECONDS").ok().map(|s| Duration::from_secs(s.parse().unwrap()));
+    let since = Instant::now();
+    let (mut rng, mut read, mut refused) = (seconds.map_or(Rng::with_seed(11), |_| Rng::new()), 0, 0);
+    while seconds.map_or(read + refused < 20_000, |limit| since.elapsed() < limit) {
         let mut bytes = sound.clone();
         for _ in 0..rng.usize(1..4) {
             let at = rng.usize(0..bytes.len());
@@ -192,5 +196,6 @@ fn changed_files_do_no_harm() {
             assert!(importances[name].iter().all(|v| *v >= 0.0));
         }
     }
+    eprintln!("{read} read, {refused} refused");
     assert!(read > 500 && refused > 5000, "{read} {refused}");
 }

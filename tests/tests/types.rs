@@ -58,5 +58,5 @@ fn every_type_computes_what_llama_cpp_computes() {
         let mean = distance / rows.len() as f64;
         assert!(mean < 2e-4, "{name}: {mean:e}");
     }
-    assert!(same * 100 >= positions * 98, "{same} of {positions} positions with the same top token");
+    assert!(same * 100 >= positions * 99, "{same} of {positions} positions with the same top token");
 }

@@ -84,7 +84,10 @@ fn render() -> String {
     );
     let (computed, other): (Vec<_>, Vec<_>) = GgmlType::ALL.iter().partition(|&&ty| ggml_ops::quants::supported(ty));
     let list = |types: Vec<&GgmlType>| types.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    let _ = writeln!(out, "{}.\n\nNamed in an error where a model has them: {}.", list(computed), list(other));
+    // Loaded as another type: `engine/src/i2_s.rs`.
+    let (loaded, other): (Vec<_>, Vec<_>) = other.into_iter().partition(|&&ty| ty == GgmlType::I2_S);
+    let _ = writeln!(out, "{}.\n\nComputed with, as TQ2_0: {}.", list(computed), list(loaded));
+    let _ = writeln!(out, "\nNamed in an error where a model has them: {}.", list(other));
     let ftypes: Vec<_> = FType::ALL.iter().map(|f| f.name()).collect();
     let _ = writeln!(out, "\n`fabric-quantize` writes {} and COPY.", ftypes.join(" "));
     let archs: Vec<_> = ARCHITECTURES.iter().map(|a| format!("`{}`", a.name())).collect();

@@ -46,6 +46,8 @@ fn folder() -> tempfile::TempDir {
         ("text.txt", text.repeat(9)),
         ("chat.txt", "Who are you?\nAnd who am I?\n/exit\n".to_owned()),
         ("chats.jsonl", format!("{chat}\n").repeat(4)),
+        ("list.gbnf", "root ::= (\"\\n- \" [a-z ]{3,9}){2}\n".to_owned()),
+        ("schema.json", r#"{"enum": ["Adam", "Eve", 7]}"#.to_owned()),
     ] {
         std::fs::write(dir.path().join(name), content).unwrap();
     }

@@ -118,6 +118,34 @@ fn the_model_against_itself_and_against_another_type() {
     assert!(other[2] > 0.0 && other[2] < 0.05 && other[3] > same[3], "{other:?}");
 }
 
+/// `tests/fixtures/perplexity/generate.py`: llama.cpp's figures on the same files, to three digits.
+#[test]
+fn figures_are_those_of_llama_cpp() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
+    let fixture: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(fixtures.join("perplexity/llama_cpp.json")).unwrap()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |p: PathBuf| p.to_str().unwrap().to_owned();
+    let [base, model, text, adapter] = [
+        dir.path().join("base.kld"),
+        models().join("tiny-bitnet-f16.gguf"),
+        fixtures.join("lora/shakespeare.valid.txt"),
+        fixtures.join("lora/adapter-final.gguf"),
+    ]
+    .map(path);
+    let [n_ctx, n_chunk] = ["n_ctx", "n_chunk"].map(|key| fixture[key].to_string());
+    good(&["-m", &model, "-f", &text, "-c", &n_ctx, "--chunks", &n_chunk, "--kl-divergence-base", &base]);
+    let out = good(&["-m", &model, "--lora", &adapter, "--kl-divergence", "--kl-divergence-base", &base]).stdout;
+    for (name, want) in fixture["figures"].as_object().unwrap() {
+        let line = out.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {out}"));
+        let got: f64 = line.split_once(':').unwrap().1.trim().split([' ', '%']).next().unwrap().parse().unwrap();
+        let want = want.as_f64().unwrap();
+        // Half a step of the third digit.
+        let tolerance = 0.5 * 10f64.powf(want.abs().log10().floor() - 2.0);
+        assert!((got - want).abs() <= tolerance, "{name}: {got}, not {want}");
+    }
+}
+
 #[test]
 fn errors() {
     let fails = |args: &[&str], status| {

@@ -43,7 +43,7 @@ pub struct Absent {
     pub policy: Policy,
 }
 
-const GPU: Policy = Ignored("a model runs whole on the CPU or whole on one GPU");
+const GPU: Policy = Ignored("-ngl says how many layers run on the GPU, and -mg on which one");
 const SCHEDULING: Policy = Ignored("the operating system places and schedules the threads");
 const ONE_SEQUENCE: Policy = Ignored("there is one sequence");
 const DOWNLOAD: Policy = Refused("nothing is downloaded: fetch the file and name it with -m");

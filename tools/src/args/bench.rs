@@ -142,7 +142,7 @@ pub struct BenchArgs {
     pub list_devices: bool,
 }
 
-const GPU: Policy = Policy::Ignored("a model runs whole on the CPU or whole on one GPU");
+const GPU: Policy = Policy::Ignored("-ngl says how many layers run on the GPU, and -mg on which one");
 const SCHEDULING: Policy = Policy::Ignored("the operating system places and schedules the threads");
 const FIT: Policy = Policy::Ignored("the context is as large as the test needs");
 

@@ -230,6 +230,53 @@ mod tests {
         assert!(got.iter().all(|l| (l - (1.0f32 / 3.0).ln()).abs() < 1e-6), "{got:?}");
     }
 
+    /// Files with some bytes changed, cut or doubled: what is read is sound, or they are refused. `FABRIC_FUZZ_SECONDS=300`: a
+    /// long run with other seeds.
+    #[test]
+    fn changed_files_do_no_harm() {
+        let (_dir, path) = written(&[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]);
+        let sound = std::fs::read(&path).unwrap();
+        let seconds = std::env::var("FABRIC_FUZZ_SECONDS").ok().map(|s| s.parse().unwrap());
+        let since = std::time::Instant::now();
+        let mut state = seconds.map_or(1u64, |_: u64| std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64);
+        let mut below = |n: usize| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % n
+        };
+        let (mut read, mut refused, mut out) = (0, 0, Vec::new());
+        while seconds.map_or(read + refused < 2000, |limit| since.elapsed().as_secs() < limit) {
+            let mut bytes = sound.clone();
+            for _ in 0..1 + below(3) {
+                let at = below(bytes.len());
+                match below(10) {
+                    0 => bytes.truncate(at.max(1)),
+                    1 => bytes.extend_from_slice(&sound[at.min(sound.len())..]),
+                    // Small numbers too, in all places.
+                    2..6 => bytes[at] = below(8) as u8,
+                    _ => bytes[at] = below(256) as u8,
+                }
+            }
+            std::fs::write(&path, &bytes).unwrap();
+            let Ok(mut reader) = BaseReader::open(&path) else {
+                refused += 1;
+                continue;
+            };
+            let Header { n_ctx, n_vocab, n_chunk } = reader.header();
+            assert!(
+                reader.tokens().len() == n_ctx * n_chunk && reader.tokens().iter().all(|&t| (t as usize) < n_vocab)
+            );
+            for _ in 0..n_chunk * reader.header().n_scored() {
+                if reader.row(&mut out).is_err() {
+                    break;
+                }
+                assert_eq!(out.len(), n_vocab);
+            }
+            read += 1;
+        }
+        eprintln!("{read} read, {refused} refused");
+        assert!(read > 100 && refused > 100, "{read} {refused}");
+    }
+
     #[test]
     fn broken_files_are_told() {
         let (dir, path) = written(&[[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]]);
