@@ -22,6 +22,17 @@ pub enum SimdLevel {
     Amx,
 }
 
+/// Instructions for floats: levels that differ in their int8 products share them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Floats {
+    /// Plain loops.
+    Plain,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, VL and DQ.
+    Avx512,
+}
+
 impl SimdLevel {
     /// All levels, slowest first.
     pub const ALL: [Self; 6] = [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
@@ -62,6 +73,15 @@ impl SimdLevel {
     #[cfg(not(target_arch = "x86_64"))]
     pub fn supported(self) -> bool {
         self == Self::Scalar
+    }
+
+    /// What the level computes floats with.
+    pub(crate) fn floats(self) -> Floats {
+        match self {
+            Self::Scalar => Floats::Plain,
+            Self::Avx2 | Self::AvxVnni => Floats::Avx2,
+            Self::Avx512 | Self::Avx512Vnni | Self::Amx => Floats::Avx512,
+        }
     }
 
     fn name(self) -> &'static str {
@@ -107,6 +127,15 @@ mod tests {
         }
         assert!("AVX2".parse::<SimdLevel>().is_err());
         assert!("".parse::<SimdLevel>().is_err());
+    }
+
+    /// A CPU with AVX-VNNI need not have AVX-512.
+    #[test]
+    fn only_levels_of_avx512_use_it() {
+        for level in SimdLevel::ALL {
+            assert_eq!(level.floats() == Floats::Avx512, level >= SimdLevel::Avx512, "{level}");
+            assert_eq!(level.floats() == Floats::Plain, level == SimdLevel::Scalar, "{level}");
+        }
     }
 
     #[test]

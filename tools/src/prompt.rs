@@ -1,6 +1,7 @@
 //! Prompts: from flags or files to bytes, and from bytes to tokens.
 
 use crate::args::generation::GenerationArgs;
+use crate::args::text::TextArgs;
 use crate::{Error, escape};
 use fabric_engine::vocab::Vocab;
 use std::ffi::OsStr;
@@ -57,11 +58,20 @@ pub fn given(args: &GenerationArgs) -> Result<Option<Vec<u8>>, Error> {
     from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)
 }
 
+/// The text that the flags give, if they do.
+///
+/// # Errors
+/// If a file cannot be read.
+pub fn text(args: &TextArgs) -> Result<Option<Vec<u8>>, Error> {
+    let TextArgs { prompt, file, binary_file, escape } = args;
+    from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)
+}
+
 /// The text of the first of these that is there: a file, whose last line feed is dropped, a file as it is, a text.
 ///
 /// # Errors
 /// If a file cannot be read.
-pub fn from_flags(
+fn from_flags(
     text: Option<&OsStr>,
     file: Option<&Path>,
     binary_file: Option<&Path>,

@@ -139,6 +139,7 @@ pub(super) fn visible(span: &[i32], n_seq: usize, n_ctx: usize) -> Option<(usize
 unsafe fn attend(level: SimdLevel, query: Query) {
     #[cfg(target_arch = "x86_64")]
     {
+        use crate::simd::Floats;
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2(query: Query) {
             // SAFETY: the caller's promises.
@@ -150,12 +151,12 @@ unsafe fn attend(level: SimdLevel, query: Query) {
             unsafe { vector::<Avx512>(query) }
         }
         if query.q.len().is_multiple_of(16) && query.y.len().is_multiple_of(16) {
-            match level {
-                SimdLevel::Scalar => {}
+            match level.floats() {
+                Floats::Plain => {}
                 // SAFETY: the caller's promises.
-                SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2(query) },
+                Floats::Avx2 => return unsafe { avx2(query) },
                 // SAFETY: the caller's promises.
-                _ => return unsafe { avx512(query) },
+                Floats::Avx512 => return unsafe { avx512(query) },
             }
         }
     }

@@ -90,6 +90,7 @@ pub(crate) fn flash_attn_ext_back(c: Compiler, scale: f32) -> Result<Vec<Step>, 
 unsafe fn head(level: SimdLevel, t: &Tensors, scratch: &Scratch, g: usize, scale: f32) -> Result<(), OpError> {
     #[cfg(target_arch = "x86_64")]
     {
+        use crate::simd::Floats;
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2(t: &Tensors, scratch: &Scratch, g: usize, scale: f32) -> Result<(), OpError> {
             // SAFETY: the caller's promises.
@@ -100,12 +101,12 @@ unsafe fn head(level: SimdLevel, t: &Tensors, scratch: &Scratch, g: usize, scale
             // SAFETY: the caller's promises.
             unsafe { body::<Vector<Avx512>>(t, scratch, g, scale) }
         }
-        match level {
-            SimdLevel::Scalar => {}
+        match level.floats() {
+            Floats::Plain => {}
             // SAFETY: the caller's promises.
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2(t, scratch, g, scale) },
+            Floats::Avx2 => return unsafe { avx2(t, scratch, g, scale) },
             // SAFETY: the caller's promises.
-            _ => return unsafe { avx512(t, scratch, g, scale) },
+            Floats::Avx512 => return unsafe { avx512(t, scratch, g, scale) },
         }
     }
     let _ = level;

@@ -89,6 +89,7 @@ unsafe fn attend(part: &Part) {
     {
         use super::gemm_f32::Vector;
         use crate::mul_mat::{vector_avx2::Avx2, vector_avx512::Avx512};
+        use crate::simd::Floats;
         #[target_feature(enable = "avx2,fma,f16c")]
         unsafe fn avx2(part: &Part) {
             // SAFETY: the caller's promises.
@@ -99,12 +100,12 @@ unsafe fn attend(part: &Part) {
             // SAFETY: the caller's promises.
             unsafe { body::<Vector<Avx512>>(part) }
         }
-        match part.level {
-            SimdLevel::Scalar => {}
+        match part.level.floats() {
+            Floats::Plain => {}
             // SAFETY: the caller's promises.
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2(part) },
+            Floats::Avx2 => return unsafe { avx2(part) },
             // SAFETY: the caller's promises.
-            _ => return unsafe { avx512(part) },
+            Floats::Avx512 => return unsafe { avx512(part) },
         }
     }
     // SAFETY: the caller's promises.

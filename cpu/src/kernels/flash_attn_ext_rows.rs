@@ -7,7 +7,7 @@ use super::gemm_f32::{Gemm, MatMul, Vector};
 use super::sum64;
 use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
 use crate::program::RawTensor;
-use crate::simd::SimdLevel;
+use crate::simd::{Floats, SimdLevel};
 use gguf::GgmlType;
 
 /// Queries of one head that are worked on together.
@@ -60,8 +60,13 @@ pub(super) unsafe fn attend(block: &Block) {
         // SAFETY: the caller's promises.
         unsafe { body::<Avx512>(block) }
     }
-    // SAFETY: the caller's promises.
-    unsafe { if block.level == SimdLevel::Avx2 { avx2(block) } else { avx512(block) } }
+    match block.level.floats() {
+        Floats::Plain => unreachable!("plain loops have no blocks of queries"),
+        // SAFETY: the caller's promises.
+        Floats::Avx2 => unsafe { avx2(block) },
+        // SAFETY: the caller's promises.
+        Floats::Avx512 => unsafe { avx512(block) },
+    }
 }
 
 /// # Safety
@@ -209,10 +214,8 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
     out: *mut f32,
     out_row: usize,
 ) {
-    // The tree of docs/numerics.md over what the lanes of dot16 hold.
     // SAFETY: the caller's promise.
-    let sums =
-        unsafe { add::<S, M, N>(eight_lanes::<S, M, N>(q, q_row, d, k, 0), eight_lanes::<S, M, N>(q, q_row, d, k, 1)) };
+    let sums = unsafe { all_lanes::<S, M, N>(q, q_row, d, k, 0) };
     for (i, sums) in sums.into_iter().enumerate() {
         for (n, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -241,13 +244,13 @@ unsafe fn lane<S: Simd, const M: usize, const N: usize>(
         let mut e = l;
         while e < d {
             let mut keys = [S::zero_f(); N];
-            for n in 0..N {
-                keys[n] = S::load_f(k.add(e * KEYS + 16 * n));
+            for (n, key) in keys.iter_mut().enumerate() {
+                *key = S::load_f(k.add(e * KEYS + 16 * n));
             }
-            for i in 0..M {
+            for (i, acc) in acc.iter_mut().enumerate() {
                 let q = S::splat_f(*q.add(i * q_row + e));
-                for n in 0..N {
-                    acc[i][n] = S::add_f(acc[i][n], S::mul_f(q, keys[n]));
+                for (acc, &key) in acc.iter_mut().zip(&keys) {
+                    *acc = S::add_f(*acc, S::mul_f(q, key));
                 }
             }
             e += 16;
@@ -269,44 +272,28 @@ unsafe fn add<S: Simd, const M: usize, const N: usize>(mut a: [[S::F; N]; M], b:
     a
 }
 
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn two_lanes<S: Simd, const M: usize, const N: usize>(
-    q: *const f32,
-    q_row: usize,
-    d: usize,
-    k: *const f32,
-    l: usize,
-) -> [[S::F; N]; M] {
-    // SAFETY: the caller's promise.
-    unsafe { add::<S, M, N>(lane::<S, M, N>(q, q_row, d, k, l), lane::<S, M, N>(q, q_row, d, k, l + 8)) }
+/// The tree of dot16 over its lanes: what `$inner` sums from lane l, and from lane l + `$step`.
+macro_rules! pair_of {
+    ($name:ident, $inner:ident, $step:literal) => {
+        /// # Safety
+        /// As [`tile`].
+        #[inline(always)]
+        unsafe fn $name<S: Simd, const M: usize, const N: usize>(
+            q: *const f32,
+            q_row: usize,
+            d: usize,
+            k: *const f32,
+            l: usize,
+        ) -> [[S::F; N]; M] {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (a, b) = ($inner::<S, M, N>(q, q_row, d, k, l), $inner::<S, M, N>(q, q_row, d, k, l + $step));
+                add::<S, M, N>(a, b)
+            }
+        }
+    };
 }
-
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn four_lanes<S: Simd, const M: usize, const N: usize>(
-    q: *const f32,
-    q_row: usize,
-    d: usize,
-    k: *const f32,
-    l: usize,
-) -> [[S::F; N]; M] {
-    // SAFETY: the caller's promise.
-    unsafe { add::<S, M, N>(two_lanes::<S, M, N>(q, q_row, d, k, l), two_lanes::<S, M, N>(q, q_row, d, k, l + 4)) }
-}
-
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-unsafe fn eight_lanes<S: Simd, const M: usize, const N: usize>(
-    q: *const f32,
-    q_row: usize,
-    d: usize,
-    k: *const f32,
-    l: usize,
-) -> [[S::F; N]; M] {
-    // SAFETY: the caller's promise.
-    unsafe { add::<S, M, N>(four_lanes::<S, M, N>(q, q_row, d, k, l), four_lanes::<S, M, N>(q, q_row, d, k, l + 2)) }
-}
+pair_of!(two_lanes, lane, 8);
+pair_of!(four_lanes, two_lanes, 4);
+pair_of!(eight_lanes, four_lanes, 2);
+pair_of!(all_lanes, eight_lanes, 1);

@@ -36,17 +36,17 @@ macro_rules! multiversion {
 
             #[cfg(target_arch = "x86_64")]
             {
-                use $crate::simd::SimdLevel;
+                use $crate::simd::Floats;
                 #[target_feature(enable = "avx2,fma,f16c")]
                 fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
                 fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                match level {
-                    SimdLevel::Scalar => {}
+                match level.floats() {
+                    Floats::Plain => {}
                     // SAFETY: a backend only takes a level that the processor has.
-                    SimdLevel::Avx2 | SimdLevel::AvxVnni => return unsafe { avx2($($arg),*) },
+                    Floats::Avx2 => return unsafe { avx2($($arg),*) },
                     // SAFETY: as above.
-                    _ => return unsafe { avx512($($arg),*) },
+                    Floats::Avx512 => return unsafe { avx512($($arg),*) },
                 }
             }
             #[cfg(not(target_arch = "x86_64"))]

@@ -5,7 +5,7 @@
 //! multiple of 64.
 
 use super::{ActFormat, QK, QK_K, amx};
-use crate::simd::SimdLevel;
+use crate::simd::{Floats, SimdLevel};
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
 pub(super) const TQ1_PLANES: usize = 5 * 64;
@@ -107,11 +107,11 @@ pub(super) unsafe fn token(level: SimdLevel, fmt: ActFormat, n: usize, x: &[f32]
     }
     // SAFETY: the caller promises that the level is supported (in unit tests, it may be emulated).
     unsafe {
-        match level {
+        match level.floats() {
             _ if cfg!(test) && !level.supported() => any_level(fmt, order, x, dst),
-            SimdLevel::Scalar => any_level(fmt, order, x, dst),
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => avx2(fmt, order, x, dst),
-            SimdLevel::Avx512 | SimdLevel::Avx512Vnni | SimdLevel::Amx => avx512(fmt, order, x, dst),
+            Floats::Plain => any_level(fmt, order, x, dst),
+            Floats::Avx2 => avx2(fmt, order, x, dst),
+            Floats::Avx512 => avx512(fmt, order, x, dst),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The products of [`tile`](super::tile) at every SIMD level.
 
 use super::tile::{Block, MAX_TOKENS, Product, block};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Floats;
 use crate::simd::SimdLevel;
 
 /// f32: the product is rounded before it is added.
@@ -82,11 +84,11 @@ impl Product for PlainI16 {
 pub(super) unsafe fn add_f32(level: SimdLevel, b: &Block) {
     // SAFETY: the caller's promises.
     unsafe {
-        match level {
+        match level.floats() {
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx2 | SimdLevel::AvxVnni => x86::f32_avx2(b),
+            Floats::Avx2 => x86::f32_avx2(b),
             #[cfg(target_arch = "x86_64")]
-            SimdLevel::Avx512 | SimdLevel::Avx512Vnni | SimdLevel::Amx => x86::f32_avx512(b),
+            Floats::Avx512 => x86::f32_avx512(b),
             _ => block::<PlainF32, 4, 2>(b),
         }
     }

@@ -50,9 +50,7 @@ impl Architecture for Gemma3 {
             specs.required(PostFfwNorm.weight(il), &[hp.n_embd]);
             specs.projections(hp, il);
             specs.head_norms(hp, il);
-            specs.optional(AttnQ.bias(il), &[hp.n_embd_head_k * hp.n_head]);
-            specs.optional(AttnK.bias(il), &[hp.n_embd_k_gqa()]);
-            specs.optional(AttnV.bias(il), &[hp.n_embd_v_gqa()]);
+            specs.optional_qkv_biases(hp, il);
         }
         specs.finish()
     }

@@ -25,9 +25,7 @@ impl Architecture for Llama {
             specs.required(AttnNorm.weight(il), &[hp.n_embd]);
             specs.required(FfnNorm.weight(il), &[hp.n_embd]);
             specs.projections(hp, il);
-            specs.optional(AttnQ.bias(il), &[hp.n_embd_head_k * hp.n_head]);
-            specs.optional(AttnK.bias(il), &[hp.n_embd_k_gqa()]);
-            specs.optional(AttnV.bias(il), &[hp.n_embd_v_gqa()]);
+            specs.optional_qkv_biases(hp, il);
             specs.optional(AttnOutput.bias(il), &[hp.n_embd]);
             specs.optional(FfnGate.bias(il), &[hp.n_ff]);
             specs.optional(FfnUp.bias(il), &[hp.n_ff]);

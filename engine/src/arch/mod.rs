@@ -120,6 +120,13 @@ impl Specs {
         self.linear(FfnDown, il, hp.n_ff, hp.n_embd);
     }
 
+    /// Biases of Q, K and V, which files of several architectures may have.
+    pub(crate) fn optional_qkv_biases(&mut self, hp: &HParams, il: u32) {
+        self.optional(TensorRole::AttnQ.bias(il), &[hp.n_embd_head_k * hp.n_head]);
+        self.optional(TensorRole::AttnK.bias(il), &[hp.n_embd_k_gqa()]);
+        self.optional(TensorRole::AttnV.bias(il), &[hp.n_embd_v_gqa()]);
+    }
+
     /// The norms of each head of Q and K.
     pub(crate) fn head_norms(&mut self, hp: &HParams, il: u32) {
         self.required(TensorRole::AttnQNorm.weight(il), &[hp.n_embd_head_k]);

@@ -21,6 +21,7 @@ pub mod model;
 pub mod perplexity;
 pub mod quantize;
 pub mod sampling;
+pub mod text;
 pub mod tokenize;
 pub mod value;
 

@@ -48,9 +48,7 @@ fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
         log.info(format_args!("{}: {} entries, {} chunks", path.display(), other.entries.len(), other.chunk_count));
         matrix.add(&other).map_err(|source| Error::Imatrix { path: path.clone(), source })?;
     }
-    let CollectArgs { prompt, file, binary_file, escape, .. } = collect;
-    let text = prompt::from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)?;
-    if let Some(text) = text {
+    if let Some(text) = prompt::text(&collect.text)? {
         interrupt::listen();
         // A short text may have less chunks side by side.
         let planned = context_options(collect, (collect.batch_size / collect.ctx_size.max(1)).max(1) as usize);
@@ -59,7 +57,7 @@ fn make(args: &ImatrixArgs, log: &Log) -> Result<ExitCode, Error> {
         let subject = Subject { model, adapters: adapter, fallback: None };
         let _busy = interrupt::busy();
         gather(collect, &text, &subject, &mut matrix, log)?;
-        let source = file.as_deref().or(binary_file.as_deref());
+        let source = collect.text.file.as_deref().or(collect.text.binary_file.as_deref());
         matrix.datasets.extend(source.map(|path| path.display().to_string()));
         device::tell_profile(&flags.gpu, gpu.as_ref());
     } else if collect.in_file.is_empty() {

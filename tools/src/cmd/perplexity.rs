@@ -69,9 +69,7 @@ fn measure(args: &PerplexityArgs, log: &Log) -> Result<ExitCode, Error> {
 
 /// The text as tokens, at least two chunks of them.
 fn tokens(args: &MeasureArgs, vocab: &Vocab, log: &Log) -> Result<Vec<u32>, Error> {
-    let MeasureArgs { prompt, file, binary_file, escape, ctx_size, .. } = args;
-    let text = prompt::from_flags(prompt.as_deref(), file.as_deref(), binary_file.as_deref(), *escape)?;
-    let text = text.ok_or_else(|| Error::Usage("no text given: it comes with -f or -p".into()))?;
+    let text = prompt::text(&args.text)?.ok_or_else(|| Error::Usage("no text given: it comes with -f or -p".into()))?;
     log.info("perplexity: tokenizing the input ..");
     let start = Instant::now();
     let mut tokens = vocab.tokenize_bytes(&text, true, false)?;
@@ -79,7 +77,7 @@ fn tokens(args: &MeasureArgs, vocab: &Vocab, log: &Log) -> Result<Vec<u32>, Erro
         tokens.pop_if(|last| Some(*last) == vocab.eos());
     }
     log.info(format_args!("perplexity: tokenization took {:.3} ms", start.elapsed().as_secs_f64() * 1000.0));
-    let n_ctx = *ctx_size as usize;
+    let n_ctx = args.ctx_size as usize;
     if tokens.len() / 2 < n_ctx {
         return Err(Error::TextTooShort { n_tokens: tokens.len(), n_ctx });
     }
