@@ -41,30 +41,37 @@ pub(crate) fn glu(c: Compiler, kind: GluKind) -> Vec<Step> {
     }
 }
 
-multiversion! {
-    fn glu_back_row(gate: &[f32], up: &[f32], dy: &[f32], dx: &mut [f32], kind: GluKind) {
-        for i in 0..dx.len() {
-            let g = gate[i];
-            let derivative = match kind {
-                GluKind::Swiglu => {
-                    let s = 1.0 / (1.0 + super::exp(-g));
-                    s * (1.0 + g * (1.0 - s))
+/// The gradient of the gate: `dy * up * derivative(g)`, in a loop of its own for each kind, which is what vectorizes.
+macro_rules! gradient {
+    ($name:ident, |$g:ident| $derivative:expr) => {
+        multiversion! {
+            fn $name(gate: &[f32], up: &[f32], dy: &[f32], dx: &mut [f32]) {
+                for (dx, ((&$g, &u), &dy)) in dx.iter_mut().zip(gate.iter().zip(up).zip(dy)) {
+                    *dx = dy * u * $derivative;
                 }
-                GluKind::Reglu2 => if g > 0.0 { 2.0 * g } else { 0.0 },
-                GluKind::Geglu => {
-                    // Far out nothing changes any more, and the square would overflow.
-                    let g = if g > 16.0 { 16.0 } else { g };
-                    let g = if g < -16.0 { -16.0 } else { g };
-                    let gg = g * g;
-                    let s = 1.0 / (1.0 + super::exp(-(g * (GELU[0] + GELU[1] * gg))));
-                    s * (1.0 + (g * (1.0 - s)) * (GELU[0] + (3.0 * GELU[1]) * gg))
-                }
-            };
-            dx[i] = dy[i] * up[i] * derivative;
+            }
         }
-    }
+    };
 }
 
+gradient!(swiglu_back, |g| {
+    let s = 1.0 / (1.0 + super::exp(-g));
+    s * (1.0 + g * (1.0 - s))
+});
+gradient!(reglu2_back, |g| if g > 0.0 { 2.0 * g } else { 0.0 });
+gradient!(geglu_back, |g| {
+    // Far out nothing changes any more, and the square would overflow.
+    let g = if g > 16.0 { 16.0 } else { g };
+    let g = if g < -16.0 { -16.0 } else { g };
+    let gg = g * g;
+    let s = 1.0 / (1.0 + super::exp(-(g * (GELU[0] + GELU[1] * gg))));
+    s * (1.0 + (g * (1.0 - s)) * (GELU[0] + (3.0 * GELU[1]) * gg))
+});
+
 pub(crate) fn glu_back(c: Compiler, kind: GluKind) -> Vec<Step> {
-    rows(c, move |level, [gate, up, dy], dx| glu_back_row(level, gate, up, dy, dx, kind))
+    match kind {
+        GluKind::Swiglu => rows(c, |level, [gate, up, dy], dx| swiglu_back(level, gate, up, dy, dx)),
+        GluKind::Reglu2 => rows(c, |level, [gate, up, dy], dx| reglu2_back(level, gate, up, dy, dx)),
+        GluKind::Geglu => rows(c, |level, [gate, up, dy], dx| geglu_back(level, gate, up, dy, dx)),
+    }
 }
