@@ -20,7 +20,7 @@ fn program(
     [m, r, p]: [usize; 3],
     transposed: bool,
 ) -> Box<dyn Program> {
-    let options = CpuOptions { threads: Some(threads), simd: Some(level) };
+    let options = CpuOptions { threads: Some(threads), simd: Some(level), ..CpuOptions::default() };
     let backend = CpuBackend::new(options).expect("an available level");
     let mut g = Graph::new();
     let a = g.input("a", TensorDesc::new(ty, &[m, r]).expect("whole blocks"));

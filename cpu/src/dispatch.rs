@@ -1,11 +1,11 @@
 //! Which kernel runs an operation: the one `match`, without a fallback arm.
 
+use crate::CpuBackend;
 use crate::kernels::{
     concat, cpy, cross_entropy_loss, dropout, elementwise, flash_attn_ext, flash_attn_ext_back, get_rows,
     get_rows_back, glu, mul_mat, opt_step_adamw, out_prod, rms_norm, rope, set_rows, soft_max,
 };
 use crate::program::{Compiler, Step};
-use crate::simd::SimdLevel;
 use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};
 
 /// The steps of one operation, in order.
@@ -49,13 +49,16 @@ pub(crate) fn supports(graph: &Graph) -> Result<(), OpError> {
 }
 
 /// Bytes for the rounded activations of the most demanding operation.
-pub(crate) fn activation_bytes(graph: &Graph, level: SimdLevel) -> usize {
+pub(crate) fn activation_bytes(graph: &Graph, backend: &CpuBackend) -> usize {
     let bytes = |op: &Op, src: &[ggml_ops::TensorId]| match op {
         Op::MulMat(op) => {
             let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
-            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(level, kind, x))
+            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, x))
         }
-        Op::OutProd(op) => out_prod::activation_bytes(op, graph.desc(src[1])),
+        Op::OutProd(op) => {
+            let (a, b) = (graph.desc(src[0]), graph.desc(src[1]));
+            out_prod::rounding(op, a, b, backend.bf16_gradients).map_or(0, |_| out_prod::activation_bytes(b))
+        }
         _ => 0,
     };
     let all = graph.tensors().iter().map(|t| match &t.source {

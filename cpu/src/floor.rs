@@ -279,14 +279,15 @@ mod tests {
     #[test]
     fn rates_are_those_of_a_machine() {
         for level in SimdLevel::available() {
-            let floor = Floor::new(CpuOptions { threads: Some(1), simd: Some(level) }).unwrap();
+            let floor =
+                Floor::new(CpuOptions { threads: Some(1), simd: Some(level), ..CpuOptions::default() }).unwrap();
             let bandwidth = floor.memory_bandwidth(64 << 20).unwrap();
             assert!((1e8..1e12).contains(&bandwidth), "{level}: {bandwidth} bytes/s");
             let peak = floor.int8_peak();
             assert!((1e8..4e13).contains(&peak), "{level}: {peak} ops/s");
             println!("{level}: {:.1} GB/s, {:.3} TOPS", bandwidth / 1e9, peak / 1e12);
         }
-        let floor = Floor::new(CpuOptions { threads: Some(1), simd: None }).unwrap();
+        let floor = Floor::new(CpuOptions { threads: Some(1), ..CpuOptions::default() }).unwrap();
         assert_eq!(floor.read_bandwidth(&[]), 0.0);
     }
 }

@@ -34,11 +34,15 @@ pub struct CpuOptions {
     pub threads: Option<usize>,
     /// Highest instruction set to use; `None`: the best that the processor has.
     pub simd: Option<SimdLevel>,
+    /// Gradients through weights that are not ternary as products in bf16, where the processor has them
+    /// ([`CpuBackend::bf16_gradients`]): faster, and the one case where bits depend on the processor.
+    pub bf16_gradients: bool,
 }
 
 /// The CPU.
 pub struct CpuBackend {
     level: SimdLevel,
+    bf16_gradients: bool,
     pool: Arc<Pool>,
 }
 
@@ -56,12 +60,18 @@ impl CpuBackend {
         }
         let threads = options.threads.unwrap_or_else(default_threads);
         let pool = Pool::new(threads).map_err(|e| fail(format!("cannot start {threads} threads: {e}")))?;
-        Ok(CpuBackend { level, pool: Arc::new(pool) })
+        let bf16_gradients = options.bf16_gradients && level.has_bf16_products();
+        Ok(CpuBackend { level, bf16_gradients, pool: Arc::new(pool) })
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.pool.threads()
+    }
+
+    /// Whether gradients are products in bf16: asked for, and offered by the processor.
+    pub fn bf16_gradients(&self) -> bool {
+        self.bf16_gradients
     }
 
     /// The instruction set in use.
@@ -81,7 +91,8 @@ impl Backend for CpuBackend {
     }
 
     fn describe(&self) -> String {
-        format!("{}, {} threads", self.level, self.threads())
+        let bf16 = if self.bf16_gradients { ", gradients in bf16" } else { "" };
+        format!("{}, {} threads{bf16}", self.level, self.threads())
     }
 
     fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError> {

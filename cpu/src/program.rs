@@ -205,6 +205,7 @@ impl Step {
 /// What [`dispatch`] has to turn an operation into steps.
 pub(crate) struct Compiler<'a> {
     pub level: SimdLevel,
+    pub bf16_gradients: bool,
     pub threads: usize,
     pub src: Vec<RawTensor>,
     pub src_ids: &'a [TensorId],
@@ -252,7 +253,7 @@ impl CpuProgram {
         let arena = Memory::new(plan.arena)?;
         let tensors = place(&graph, &plan, &arena, bindings)?;
         let mut shared = Resources::default();
-        let bytes = dispatch::activation_bytes(&graph, backend.level);
+        let bytes = dispatch::activation_bytes(&graph, backend);
         if bytes > 0 {
             shared.activations = Some(Arc::new(Memory::new(bytes)?));
         }
@@ -266,9 +267,9 @@ impl CpuProgram {
             if dst.desc.elements() == 0 {
                 continue;
             }
-            let level = backend.level;
-            let compiler =
-                Compiler { level, threads: backend.pool.threads(), src: raw, src_ids: src, dst, shared: &mut shared };
+            let CpuBackend { level, bf16_gradients, ref pool } = *backend;
+            let (threads, shared) = (pool.threads(), &mut shared);
+            let compiler = Compiler { level, bf16_gradients, threads, src: raw, src_ids: src, dst, shared };
             steps.extend(dispatch::compile(op, compiler)?);
         }
         let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;

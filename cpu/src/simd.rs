@@ -84,6 +84,14 @@ impl SimdLevel {
         }
     }
 
+    /// Whether this CPU multiplies bf16 at this level (AVX-512 BF16).
+    pub(crate) fn has_bf16_products(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.floats() == Floats::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",

@@ -110,7 +110,11 @@ impl Case {
     }
 
     fn run(&self, level: SimdLevel, threads: usize, layout: Layout, a: SharedBytes) -> Vec<f32> {
-        let backend = CpuBackend::new(CpuOptions { threads: Some(threads), simd: Some(level) }).unwrap();
+        let options = CpuOptions { threads: Some(threads), simd: Some(level), ..CpuOptions::default() };
+        self.run_on(&CpuBackend::new(options).unwrap(), layout, a)
+    }
+
+    fn run_on(&self, backend: &CpuBackend, layout: Layout, a: SharedBytes) -> Vec<f32> {
         let (g, [a_id, leaf, y]) = self.graph(layout);
         let bindings = Bindings::from([(a_id, backend.load(g.desc(a_id), a).unwrap())]);
         let mut program = backend.compile(Arc::new(g), &bindings).unwrap();
@@ -264,6 +268,27 @@ fn rounded_gradients_are_near_the_exact_ones() {
         size += exact(i).powi(2);
     }
     assert!((error / size).sqrt() < 1e-4, "relative error {}", (error / size).sqrt());
+}
+
+/// Where the processor multiplies bf16: both factors are rounded by at most 2^-9 each.
+#[test]
+fn gradients_in_bf16_are_near_those_in_f32() {
+    let options = CpuOptions { threads: Some(2), bf16_gradients: true, ..CpuOptions::default() };
+    let backend = CpuBackend::new(options).unwrap();
+    let case = |ty, [r, p]: [usize; 2]| Case::new(ty, None, [256, r, p, 2]);
+    for ty in TYPES {
+        for (case, rounded) in [(case(ty, [700, 40]), true), (case(ty, [257, 33]), true), (case(ty, [700, 8]), false)] {
+            let want = case.expected();
+            for layout in [Layout::Plain, Layout::Permuted, Layout::Gaps] {
+                let got = case.run_on(&backend, layout, shared(&case.a));
+                let norm = |v: &mut dyn Iterator<Item = f32>| v.map(|v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+                let error = norm(&mut got.iter().zip(&want).map(|(a, b)| a - b)) / norm(&mut want.iter().copied());
+                assert!(error < 4e-3, "{ty} {layout:?}: {error}");
+                // Few tokens, and processors without these products, have the bits of f32.
+                assert_eq!(error > 0.0, rounded && backend.bf16_gradients(), "{ty} {layout:?}: {error}");
+            }
+        }
+    }
 }
 
 /// What is not finite makes its own token not finite, and no other.

@@ -17,6 +17,16 @@ pub struct DeviceOptions {
     pub threads: Option<usize>,
     /// Highest CPU instruction set to use; `None`: the best there is.
     pub simd: Option<SimdLevel>,
+    /// In training, gradients through weights that are not ternary as products in bf16, where the CPU has them: faster,
+    /// and the one case where bits depend on the CPU.
+    pub bf16_gradients: bool,
+}
+
+impl DeviceOptions {
+    fn cpu(self) -> fabric_cpu::CpuOptions {
+        let DeviceOptions { threads, simd, bf16_gradients } = self;
+        fabric_cpu::CpuOptions { threads, simd, bf16_gradients }
+    }
 }
 
 /// A device that a model is loaded to.
@@ -27,8 +37,7 @@ pub type Device = Arc<dyn Backend>;
 /// # Errors
 /// Where it lacks the instruction set asked for, or the system gives no threads.
 pub fn cpu(options: DeviceOptions) -> Result<Device, OpError> {
-    let DeviceOptions { threads, simd } = options;
-    Ok(Arc::new(fabric_cpu::CpuBackend::new(fabric_cpu::CpuOptions { threads, simd })?))
+    Ok(Arc::new(fabric_cpu::CpuBackend::new(options.cpu())?))
 }
 
 /// Measures the limits of the CPU that a benchmark is held to.
@@ -36,8 +45,7 @@ pub fn cpu(options: DeviceOptions) -> Result<Device, OpError> {
 /// # Errors
 /// As [`cpu`].
 pub fn floor(options: DeviceOptions) -> Result<Floor, OpError> {
-    let DeviceOptions { threads, simd } = options;
-    Floor::new(fabric_cpu::CpuOptions { threads, simd })
+    Floor::new(options.cpu())
 }
 
 /// The GPUs that Vulkan offers.

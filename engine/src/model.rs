@@ -7,7 +7,7 @@ use crate::rope::RopeAngles;
 use crate::vocab::Vocab;
 use crate::{Error, i2_s};
 use ggml_ops::{TensorDesc, quants};
-use gguf::{GgmlType, Gguf, Metadata, TensorName, TensorRole, Value, key};
+use gguf::{GgmlType, Gguf, Metadata, TensorInfo, TensorName, TensorRole, Value, key};
 use rayon::prelude::*;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -177,28 +177,16 @@ fn bind(
     if let Some(other) = gguf.tensors().iter().find(|t| !known.contains(t.name.as_str())) {
         return Err(Error::UnknownTensor { name: other.name.clone(), arch: arch.name() });
     }
+    // One after the other: of several errors, always the first is told.
+    found.iter().try_for_each(|(spec, info)| check_tensor(spec, info))?;
     found
         .into_par_iter()
         .map(|(spec, info)| {
-            let mut ne = [1; 4];
-            ne[..spec.ne.len()].copy_from_slice(&spec.ne);
-            if info.ne != ne {
-                let got = info.ne[..info.n_dims.clamp(1, 4) as usize].to_vec();
-                return Err(Error::TensorShape { name: info.name.clone(), expected: spec.ne.clone(), got });
-            }
-            let is_vector = spec.ne.len() == 1;
-            if is_vector && info.ty != GgmlType::F32 {
-                return Err(Error::TensorType { name: info.name.clone(), expected: "F32", got: info.ty });
-            }
             if info.ty == GgmlType::I2_S {
                 let (blocks, scale) = i2_s::to_tq2_0(info, gguf.data(info))?;
                 let desc = TensorDesc::new(GgmlType::TQ2_0, &spec.ne).map_err(ggml_ops::OpError::from)?;
                 let buffer = device.of_layer(spec.name.il).load(&desc, Arc::new(blocks))?;
                 return Ok((spec.name, Weight { desc, uniform_scale: Some(scale), buffer }));
-            }
-            if !quants::supported(info.ty) {
-                let expected = "one of those that Fabric computes with";
-                return Err(Error::TensorType { name: info.name.clone(), expected, got: info.ty });
             }
             let desc = TensorDesc::new(info.ty, &spec.ne).map_err(ggml_ops::OpError::from)?;
             let bytes = gguf
@@ -210,4 +198,24 @@ fn bind(
             Ok((spec.name, Weight { desc, uniform_scale, buffer }))
         })
         .collect()
+}
+
+/// Whether a tensor of the file has the shape and a type that the architecture asks for.
+fn check_tensor(spec: &TensorSpec, info: &TensorInfo) -> Result<(), Error> {
+    let name = || info.name.clone();
+    let mut ne = [1; 4];
+    ne[..spec.ne.len()].copy_from_slice(&spec.ne);
+    if info.ne != ne {
+        let got = info.ne[..info.n_dims.clamp(1, 4) as usize].to_vec();
+        return Err(Error::TensorShape { name: name(), expected: spec.ne.clone(), got });
+    }
+    let is_vector = spec.ne.len() == 1;
+    if is_vector && info.ty != GgmlType::F32 {
+        return Err(Error::TensorType { name: name(), expected: "F32", got: info.ty });
+    }
+    if info.ty != GgmlType::I2_S && !quants::supported(info.ty) {
+        let expected = "one of those that Fabric computes with";
+        return Err(Error::TensorType { name: name(), expected, got: info.ty });
+    }
+    Ok(())
 }

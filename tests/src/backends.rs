@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// # Panics
 /// Where the processor does not have the level.
 pub fn cpu(threads: usize, simd: SimdLevel) -> Arc<dyn Backend> {
-    let options = CpuOptions { threads: Some(threads), simd: Some(simd) };
+    let options = CpuOptions { threads: Some(threads), simd: Some(simd), ..CpuOptions::default() };
     Arc::new(CpuBackend::new(options).expect("an available level"))
 }
 

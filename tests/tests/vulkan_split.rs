@@ -36,7 +36,7 @@ fn split(gguf: Gguf, gpu: &Device, placement: &Placement) -> Arc<Model> {
 }
 
 fn cpu_device() -> fabric_cpu::CpuBackend {
-    fabric_cpu::CpuBackend::new(fabric_cpu::CpuOptions { threads: Some(2), simd: None }).unwrap()
+    fabric_cpu::CpuBackend::new(fabric_cpu::CpuOptions { threads: Some(2), ..Default::default() }).unwrap()
 }
 
 fn tokens(n: usize, n_vocab: u32) -> Vec<u32> {

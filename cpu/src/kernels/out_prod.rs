@@ -1,25 +1,33 @@
 //! out_prod as steps: gradients rounded where the weights ask for it, then tiles of the result shared out.
 
-use crate::out_prod::{Job, Split, float, record_size, round_token, scratch_size, uniform};
+use crate::out_prod::{Job, Rounding, Split, bf16, float, record_size, round_token, scratch_size, uniform};
 use crate::program::{ALONE, Compiler, RawTensor, Step, Work};
 use ggml_ops::ops::OutProd;
 use ggml_ops::{OpError, TensorDesc};
 
-/// Bytes for the rounded gradients `b`.
-pub(crate) fn activation_bytes(op: &OutProd, b: &TensorDesc) -> usize {
-    if op.uniform_scale.is_none() {
-        return 0;
+/// To what the gradients `b` are rounded; `None`: they stay f32.
+pub(crate) fn rounding(op: &OutProd, a: &TensorDesc, b: &TensorDesc, bf16_gradients: bool) -> Option<Rounding> {
+    /// Rounding pays where each value is used this often: with weights, and not with an adapter of low rank.
+    const USES: usize = 32;
+    match op.uniform_scale {
+        Some(d) => Some(Rounding::Int16(d)),
+        None => (bf16_gradients && a.ne[0].min(a.ne[1]).min(b.ne[0]) >= USES).then_some(Rounding::Bf16),
     }
+}
+
+/// Bytes for rounded gradients `b`.
+pub(crate) fn activation_bytes(b: &TensorDesc) -> usize {
     [b.ne[0], b.ne[2], b.ne[3]].iter().fold(record_size(b.ne[1]), |bytes, &n| bytes.saturating_mul(n))
 }
 
 pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> {
     let (level, dst, a, b) = (c.level, c.dst, c.src[0], c.src[1]);
-    let ([m, rows, n2, n3], tokens, scale) = (a.desc.ne, b.desc.ne[0], op.uniform_scale);
-    c.shared.scratch = c.shared.scratch.max(scratch_size(rows, scale.is_some()));
+    let ([m, rows, n2, n3], tokens) = (a.desc.ne, b.desc.ne[0]);
+    let rounding = rounding(op, &a.desc, &b.desc, c.bf16_gradients);
+    c.shared.scratch = c.shared.scratch.max(scratch_size(rows, op.uniform_scale.is_some()));
     let mut steps = Vec::new();
     let mut records = None;
-    if scale.is_some() {
+    if let Some(to_type) = rounding {
         let missing = || OpError::Backend { backend: "cpu", what: "no memory was planned for gradients".into() };
         let memory = c.shared.activations.clone().ok_or_else(missing)?;
         // What it held for a multiplication is overwritten.
@@ -33,13 +41,13 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
                     unsafe {
                         let x = b.at(b.desc.row_offset(0, i2, i3) + t * b.desc.nb[0]);
                         let record = to.as_ptr().add(item * record_size(rows));
-                        round_token(level, x, rows, b.desc.nb[1], record);
+                        round_token(level, to_type, x, rows, b.desc.nb[1], record);
                     }
                 }
             });
         };
         let start = memory.as_ptr() as usize;
-        let span = start..start + activation_bytes(op, &b.desc);
+        let span = start..start + activation_bytes(&b.desc);
         steps.push(Step::over(b.desc.elements(), round, vec![b.span()], vec![span.clone()]));
         records = Some((memory, span));
     }
@@ -68,8 +76,9 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
                     let (ty, y, scratch) = (a.desc.ty, at(&dst), work.scratch);
                     let a = at(&a);
                     let job = Job { level, ty, m, rows, a, a_stride, b, b_token, b_step, y, y_token, scratch };
-                    match scale {
-                        Some(d) => uniform(&job, d, tiles, range),
+                    match rounding {
+                        Some(Rounding::Int16(d)) => uniform(&job, d, tiles, range),
+                        Some(Rounding::Bf16) => bf16(&job, tiles, range),
                         None => float(&job, tiles, range),
                     }
                 }

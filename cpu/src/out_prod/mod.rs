@@ -190,6 +190,33 @@ unsafe fn add_floats(job: &Job, tile: usize, tokens: &Range<usize>, rows: Range<
     }
 }
 
+/// Tiles of the result for some tokens, of weights rounded to bf16; `b` are records of bf16.
+///
+/// # Safety
+/// As [`float`]; the level has products of bf16.
+pub(crate) unsafe fn bf16(job: &Job, tiles: Range<usize>, tokens: Range<usize>) {
+    for r0 in (0..job.rows.max(1)).step_by(STEPS) {
+        let rows = r0..(r0 + STEPS).min(job.rows);
+        let steps = rows.len().div_ceil(2);
+        for tile in tiles.clone() {
+            let columns = job.columns(tile);
+            // SAFETY: the caller's promises; the scratch memory holds a panel, of f32 first and then of pairs in its first
+            // half; a record has its values behind 64 bytes.
+            unsafe {
+                let panel = std::slice::from_raw_parts_mut(job.scratch.cast::<[f32; COLUMNS]>(), STEPS);
+                decode::to_f32(job.level, job.ty, &job.rows(rows.clone()), columns.start, columns.len(), panel);
+                if rows.len() % 2 == 1 {
+                    panel[rows.len()].fill(0.0);
+                }
+                round::pair_bf16(job.level, bytemuck::cast_slice_mut(panel), steps);
+                let block = job.block(tile, &tokens, r0 == 0);
+                let b = block.b.add(ALIGN + 2 * r0);
+                product::add_bf16(&Block { steps, a: job.scratch, b, ..block });
+            }
+        }
+    }
+}
+
 /// Tiles of the result for some tokens, of ternary weights with the one scale `d`; `b` are records.
 ///
 /// # Safety
@@ -258,21 +285,37 @@ unsafe fn record_scale(job: &Job, token: usize) -> f32 {
     unsafe { job.b.add(token * job.b_token).cast::<f32>().read() }
 }
 
+/// What gradients are rounded to before they are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Rounding {
+    /// 16 bits with a scale for each token, for ternary weights with this scale.
+    Int16(f32),
+    /// bf16, as the weights are.
+    Bf16,
+}
+
 /// Rounds a token's gradient: `n` values `step` bytes apart, to a record of [`record_size`] bytes.
 ///
 /// # Safety
 /// The level is supported; the values exist and nobody writes them; the record is aligned to 64 and nobody else's.
-pub(crate) unsafe fn round_token(level: SimdLevel, x: *const u8, n: usize, step: usize, record: *mut u8) {
-    // SAFETY: the caller's promises; the memory behind the record is initialized, and any bits are an i16.
+pub(crate) unsafe fn round_token(level: SimdLevel, to: Rounding, x: *const u8, n: usize, step: usize, record: *mut u8) {
+    // SAFETY: the caller's promises; the memory behind the record is initialized, and any bits are a u16.
     unsafe {
-        let q = std::slice::from_raw_parts_mut(record.add(ALIGN).cast::<i16>(), n.next_multiple_of(2));
+        let q = std::slice::from_raw_parts_mut(record.add(ALIGN).cast::<u16>(), n.next_multiple_of(2));
         q[n..].fill(0);
-        let scale = if step == 4 {
-            round::round(level, std::slice::from_raw_parts(x.cast(), n), &mut q[..n])
-        } else {
-            round::round_strided((0..n).map(|r| x.add(r * step).cast::<f32>().read()), &mut q[..n])
-        };
-        record.cast::<f32>().write(scale);
+        let q = &mut q[..n];
+        let strided = (0..n).map(|r| x.add(r * step).cast::<f32>().read());
+        let row = (step == 4).then(|| std::slice::from_raw_parts(x.cast(), n));
+        match (to, row) {
+            (Rounding::Int16(_), Some(row)) => {
+                record.cast::<f32>().write(round::round(level, row, bytemuck::cast_slice_mut(q)));
+            }
+            (Rounding::Int16(_), None) => {
+                record.cast::<f32>().write(round::round_strided(strided, bytemuck::cast_slice_mut(q)));
+            }
+            (Rounding::Bf16, Some(row)) => round::round_bf16(level, row, q),
+            (Rounding::Bf16, None) => round::round_bf16_strided(strided, q),
+        }
     }
 }
 

@@ -113,6 +113,20 @@ pub(super) unsafe fn add_i16(level: SimdLevel, b: &Block) {
     }
 }
 
+/// Adds a block of pairs of bf16, into f32.
+///
+/// # Safety
+/// The level has them ([`SimdLevel::has_bf16_products`]); the block is valid ([`block`]).
+pub(super) unsafe fn add_bf16(b: &Block) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promises.
+    unsafe {
+        x86::bf16_avx512(b)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no level has these products: {}", b.steps)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Block, MAX_TOKENS, Product, block};
@@ -152,6 +166,17 @@ mod x86 {
         fn store(p: *mut u8, v: __m512) { _mm512_storeu_ps(p.cast(), v) }
         fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
         fn mul_add(acc: __m512, a: __m512, b: __m512) -> __m512 { _mm512_add_ps(acc, _mm512_mul_ps(a, b)) }
+    }
+    product! { Bf16x32: __m512, 16,
+        fn zero() -> __m512 { F32x16::zero() }
+        fn load(p: *const u8) -> __m512 { F32x16::load(p) }
+        fn splat(p: *const u8) -> __m512 { F32x16::splat(p) }
+        fn store(p: *mut u8, v: __m512) { F32x16::store(p, v) }
+        fn add(a: __m512, b: __m512) -> __m512 { F32x16::add(a, b) }
+        fn mul_add(acc: __m512, a: __m512, b: __m512) -> __m512 {
+            let pairs = |v: __m512| std::mem::transmute::<__m512, __m512bh>(v);
+            _mm512_dpbf16_ps(acc, pairs(a), pairs(b))
+        }
     }
     product! { I16x16: __m256i, 8,
         fn zero() -> __m256i { _mm256_setzero_si256() }
@@ -213,6 +238,11 @@ mod x86 {
                 _ => block::<F32x16, 4, MAX_TOKENS>(b),
             }
         }
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512bf16")]
+    pub(super) unsafe fn bf16_avx512(b: &Block) {
+        // SAFETY: as above.
+        unsafe { block::<Bf16x32, 4, MAX_TOKENS>(b) }
     }
     #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn i16_avx2(b: &Block) {

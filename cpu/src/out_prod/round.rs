@@ -49,6 +49,38 @@ multiversion! {
     }
 }
 
+/// rne to bf16, NaN kept quiet.
+#[inline(always)]
+fn bf16(v: f32) -> u32 {
+    let bits = v.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { bits >> 16 | 0x40 } else { rounded }
+}
+
+multiversion! {
+    /// Rounds a row to bf16.
+    fn round_bf16(x: &[f32], q: &mut [u16]) -> () {
+        q.iter_mut().zip(x).for_each(|(q, x)| *q = bf16(*x) as u16);
+    }
+}
+
+/// As [`round_bf16`], of values that do not follow each other.
+pub(super) fn round_bf16_strided(x: impl Iterator<Item = f32>, q: &mut [u16]) {
+    q.iter_mut().zip(x).for_each(|(q, x)| *q = bf16(x) as u16);
+}
+
+multiversion! {
+    /// Rows `2i` and `2i + 1` of floats become row `i` of pairs of bf16.
+    fn pair_bf16(panel: &mut [[u32; 64]], pairs: usize) {
+        for i in 0..pairs {
+            let (even, odd) = (panel[2 * i], panel[2 * i + 1]);
+            for (y, (&even, &odd)) in panel[i].iter_mut().zip(even.iter().zip(&odd)) {
+                *y = bf16(f32::from_bits(even)) | bf16(f32::from_bits(odd)) << 16;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

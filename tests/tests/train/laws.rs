@@ -2,12 +2,13 @@
 
 use crate::{adapter, options, relative_error, shakespeare, trainer};
 use fabric_cpu::simd::SimdLevel;
-use fabric_engine::Model;
+use fabric_cpu::{CpuBackend, CpuOptions};
 use fabric_engine::adapter::Adapter;
 use fabric_engine::arch::ARCHITECTURES;
 use fabric_engine::train::checkpoint::{self, Summary};
 use fabric_engine::train::dataset::Window;
 use fabric_engine::train::{Error, TrainOptions, Trainer};
+use fabric_engine::{Model, ModelOptions};
 use fabric_tests::golden::model;
 use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny};
 use gguf::{GgmlType, Gguf, Metadata, TensorRole, Writer};
@@ -73,6 +74,28 @@ fn a_batch_is_the_mean_over_its_tokens() {
     for ((name, a), (_, b)) in together.1.iter().zip(&apart.1) {
         let error = relative_error(a, b);
         assert!(error < 1e-4, "{name}: {error:.1e}");
+    }
+}
+
+/// `--backward-type bf16`, on processors that have it (elsewhere there is nothing to differ).
+#[test]
+fn gradients_in_bf16_are_within_a_hundredth() {
+    let gguf = || Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    let gradients = |bf16_gradients| {
+        let cpu = CpuOptions { threads: Some(2), bf16_gradients, ..CpuOptions::default() };
+        let device = Arc::new(CpuBackend::new(cpu).unwrap());
+        let there = device.bf16_gradients();
+        let m = Arc::new(Model::load(gguf(), device, ModelOptions::default()).unwrap());
+        let data = shakespeare(&m);
+        let windows: Vec<Window> = (0..2).map(|i| data.train.window(i).unwrap()).collect();
+        let mut t = trainer(&m, adapter(&m, "lora/adapter-final.gguf"), options(), &data);
+        (t.gradients(&windows).unwrap(), there)
+    };
+    let ((f32, _), (bf16, there)) = (gradients(false), gradients(true));
+    assert_eq!(f32.0, bf16.0, "the loss is that of f32");
+    for ((name, want), (_, got)) in f32.1.iter().zip(&bf16.1) {
+        let error = relative_error(got, want);
+        assert!(error < 1e-2 && (error > 0.0) == there, "{name}: {error:.1e}");
     }
 }
 

@@ -5,7 +5,7 @@ use fabric_engine::DeviceOptions;
 use fabric_engine::device::{DeviceChoice, SimdLevel, VulkanOptions};
 use std::time::Duration;
 
-/// Flags that choose the device. None of them changes the output.
+/// Flags that choose the device. None of those on the command line changes the output.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
@@ -23,6 +23,9 @@ pub struct DeviceArgs {
     /// Print the devices and exit
     #[arg(long)]
     pub list_devices: bool,
+    /// What fabric-finetune's `--backward-type` says.
+    #[arg(skip)]
+    pub bf16_gradients: bool,
 }
 
 /// Flags that ask for a GPU.
@@ -120,8 +123,8 @@ pub enum GpuLayers {
 impl DeviceArgs {
     /// For the engine's CPU.
     pub fn options(&self) -> DeviceOptions {
-        let &DeviceArgs { threads, simd, gpu: _, list_devices: _ } = self;
-        DeviceOptions { threads: usize::try_from(threads).ok().filter(|&n| n > 0), simd }
+        let &DeviceArgs { threads, simd, gpu: _, list_devices: _, bf16_gradients } = self;
+        DeviceOptions { threads: usize::try_from(threads).ok().filter(|&n| n > 0), simd, bf16_gradients }
     }
 }
 

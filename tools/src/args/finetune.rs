@@ -185,6 +185,19 @@ pub struct TrainingArgs {
     /// saves much memory)
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub grad_checkpoint: super::logging::When,
+    /// What gradients through weights that are not ternary are multiplied in. bf16 is faster on CPUs that multiply it; its bits
+    /// depend on the CPU, and its gradients are within 1e-2 of those of f32
+    #[arg(long, value_name = "TYPE", default_value = "f32", ignore_case = true)]
+    pub backward_type: BackwardType,
+}
+
+/// A type of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackwardType {
+    /// The same bits everywhere.
+    F32,
+    /// Where the CPU has it; f32 elsewhere.
+    Bf16,
 }
 
 /// Where a run can be resumed.
@@ -339,6 +352,7 @@ impl FinetuneArgs {
             adam_beta2,
             adam_eps,
             grad_checkpoint,
+            backward_type: _, // the device's
         } = &self.training;
         let shape = match lr_scheduler {
             Scheduler::Constant => LrShape::Constant,

@@ -15,7 +15,7 @@ use crate::log::Log;
 use crate::{Error, load};
 use cost::{Cost, Limits};
 use fabric_engine::device::{self, SimdLevel, VulkanBackend};
-use fabric_engine::{Batch, Context, ContextOptions, DeviceOptions, Model};
+use fabric_engine::{Batch, Context, ContextOptions, Model};
 use gguf::GgmlType;
 use printer::{Columns, Printer};
 use record::Record;
@@ -283,7 +283,9 @@ impl Bench<'_> {
             rope_freq_scale: None,
         };
         let n_threads = i32::try_from(threads).unwrap_or(i32::MAX);
-        let device_args = DeviceArgs { threads: n_threads, simd, gpu: gpu.clone(), list_devices: false };
+        let gpu_args = gpu.clone();
+        let device_args =
+            DeviceArgs { threads: n_threads, simd, gpu: gpu_args, list_devices: false, bf16_gradients: false };
         let load::Loaded { model, gpu: runs_on } = load::load(&model_args, &device_args, Some(self.context), self.log)?;
         let model_type = model_name::model_type(&model);
         self.out.iter_mut().try_for_each(|out| out.header(&model_type))?;
@@ -291,7 +293,7 @@ impl Bench<'_> {
             if self.args.progress {
                 let _ = writeln!(std::io::stderr(), "fabric-bench: measuring the limits of {threads} threads");
             }
-            let limits = Limits::measure(DeviceOptions { threads: Some(threads), simd }, model.gguf())?;
+            let limits = Limits::measure(device_args.options(), model.gguf())?;
             self.out.iter_mut().for_each(|out| out.limits(&limits));
             Some(limits)
         } else {

@@ -4,7 +4,7 @@ mod plot;
 mod report;
 
 use crate::args;
-use crate::args::finetune::{ABSENT, AdapterArgs, FinetuneArgs};
+use crate::args::finetune::{ABSENT, AdapterArgs, BackwardType, FinetuneArgs};
 use crate::fallback::Fallback;
 use crate::load::{Loaded, load};
 use crate::log::Log;
@@ -29,7 +29,11 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         argv,
         ABSENT,
         |args: &FinetuneArgs| &args.logging,
-        |args, _, log| Finetune::new(args, log)?.map_or(Ok(ExitCode::SUCCESS), Finetune::train),
+        |args, _, log| {
+            let mut args = args.clone();
+            args.device.bf16_gradients = args.training.backward_type == BackwardType::Bf16;
+            Finetune::new(&args, log)?.map_or(Ok(ExitCode::SUCCESS), Finetune::train)
+        },
     )
 }
 

@@ -100,7 +100,7 @@ mod tests {
     fn cost_of_the_tiny_model() {
         let gguf = Gguf::from_bytes(crate::load::BUILT_IN).unwrap();
         let all: u64 = gguf.tensors().iter().map(|t| t.n_bytes).sum();
-        let device = device::cpu(DeviceOptions { threads: Some(1), simd: None }).unwrap();
+        let device = device::cpu(DeviceOptions { threads: Some(1), ..DeviceOptions::default() }).unwrap();
         let cost = Cost::of(&Model::load(gguf, device, ModelOptions::default()).unwrap());
         let blocks = 6 * (4 * 256 * 256 + 3 * 256 * 768);
         assert_eq!(cost.weight_bytes, all);
