@@ -294,9 +294,12 @@ avx512_level! { Avx512Vnni,
 }
 
 /// `_mm512_dpwssd_epi32`, which the compiler would split in two where one sum follows another.
+///
+/// # Safety
+/// The CPU has AVX-512 VNNI.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+pub(crate) unsafe fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
     // SAFETY: the caller promises AVX-512 VNNI; nothing but `acc` is written.
     unsafe {
         asm!(

@@ -130,7 +130,7 @@ pub(super) unsafe fn add_bf16(b: &Block) {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Block, MAX_TOKENS, Product, block};
-    use std::arch::asm;
+    use crate::mul_mat::vector_avx512::dpwssd;
     use std::arch::x86_64::*;
 
     /// Implements `Product` in instructions: each method's body is one unsafe block.
@@ -201,23 +201,6 @@ mod x86 {
         fn store(p: *mut u8, v: __m512i) { I16x32::store(p, v) }
         fn add(a: __m512i, b: __m512i) -> __m512i { I16x32::add(a, b) }
         fn mul_add(acc: __m512i, a: __m512i, b: __m512i) -> __m512i { dpwssd(acc, a, b) }
-    }
-
-    /// `_mm512_dpwssd_epi32`, which the compiler would split in two where one sum follows another.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dpwssd(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: the caller promises AVX-512 VNNI; nothing but `acc` is written.
-        unsafe {
-            asm!(
-                "vpdpwssd {acc}, {a}, {b}",
-                acc = inout(zmm_reg) acc,
-                a = in(zmm_reg) a,
-                b = in(zmm_reg) b,
-                options(pure, nomem, nostack, preserves_flags),
-            );
-        }
-        acc
     }
 
     // 16 registers: 2 x 6 sums.
