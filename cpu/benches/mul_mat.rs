@@ -2,7 +2,7 @@
 //! second), for every kind of weights at every level.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fabric_cpu::mul_mat::{TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size};
+use fabric_cpu::mul_mat::{TernaryType, WeightKind, act_size, act_stride, mul_mat, prepare, scratch_size};
 use fabric_cpu::simd::SimdLevel;
 
 const K: usize = 2560;
@@ -79,7 +79,22 @@ impl Setup {
         // SAFETY: `new` made the buffers with the sizes asked for.
         unsafe {
             let (rows, n) = (self.rows, self.n);
-            mul_mat(self.level, self.kind, K, w, 0, rows, n, act, y, rows, scratch, &std::cell::Cell::default());
+            let stride = act_stride(self.level, self.kind.act_format(), K, n);
+            mul_mat(
+                self.level,
+                self.kind,
+                K,
+                w,
+                0,
+                rows,
+                n,
+                act,
+                stride,
+                y,
+                rows,
+                scratch,
+                &std::cell::Cell::default(),
+            );
         }
     }
 }

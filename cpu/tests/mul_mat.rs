@@ -1,7 +1,7 @@
 //! Every kind of weights at every level has the bits of the definitions in `ggml_ops::quants::dot`, and touches no
 //! byte that is not its own.
 
-use fabric_cpu::mul_mat::{ActFormat, TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size};
+use fabric_cpu::mul_mat::{ActFormat, TernaryType, WeightKind, act_size, act_stride, mul_mat, prepare, scratch_size};
 use fabric_cpu::simd::SimdLevel;
 use ggml_ops::quants::{
     BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
@@ -249,7 +249,8 @@ impl Case<'_> {
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, n / 2, n, act.ptr());
             prepare(level, fmt, k, x.as_ptr(), x_stride, n, 0, n / 2, act.ptr());
             let (act, y, scratch) = (act.ptr(), y.as_mut_ptr(), scratch.ptr());
-            mul_mat(level, kind, k, w.as_ptr(), r0, r1, n, act, y, y_stride, scratch, &std::cell::Cell::default());
+            let (stride, fetch) = (act_stride(level, fmt, k, n), std::cell::Cell::default());
+            mul_mat(level, kind, k, w.as_ptr(), r0, r1, n, act, stride, y, y_stride, scratch, &fetch);
         }
         y
     }

@@ -1,6 +1,6 @@
 //! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
 
-use crate::mul_mat::{WeightKind, act_size, mul_mat as multiply, prepare, scratch_size};
+use crate::mul_mat::{ActFormat, WeightKind, act_size, act_stride, mul_mat as multiply, prepare, scratch_size};
 use crate::program::{Compiler, Step, Weights, Work};
 use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
@@ -43,8 +43,10 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let act_span = memory.as_ptr() as usize..memory.as_ptr() as usize + stride * batches;
     let mut steps = Vec::new();
 
+    // For few rows (an adapter's A) floats are read where they are: copied, to distances that suit the caches, they are for more.
+    let in_place = format == ActFormat::F32 && k % 16 == 0 && n_out <= FEW_ROWS;
     // Projections of the same input follow each other (q k v; gate up): it is rounded once.
-    if c.shared.holds != Some((c.src_ids[1], format)) {
+    if !in_place && c.shared.holds != Some((c.src_ids[1], format)) {
         c.shared.holds = Some((c.src_ids[1], format));
         let to = memory.clone();
         let run = move |work: &Work| {
@@ -69,40 +71,67 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let dense = w.desc.nb[1] == kind.row_bytes(k);
     let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
     let portions = n_out.div_ceil(grain);
+    // They are shared out by tokens, too.
+    let by_tokens = dense && in_place && portions * batches < c.threads;
+    let token_grain = if by_tokens { n.div_ceil(2 * c.threads).next_multiple_of(8) } else { n };
+    let parts = n.div_ceil(token_grain.max(1));
     let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
     let (start, row_bytes) = (w.span().start, w.desc.nb[1]);
     // Within one batch the weights of a portion are known before its turn.
-    let weights = if batches == 1 && dense {
+    let weights = if batches == 1 && dense && !by_tokens {
         Weights { start, size: n_out * row_bytes, portion: grain * row_bytes }
     } else {
         Weights::default()
     };
+    let act_stride = act_stride(level, format, k, n);
     let run = move |work: &Work| {
-        work.share_ahead(batches * portions, &weights, |item| {
-            let (portion, batch) = (item % portions, item / portions);
+        work.share_ahead(batches * portions * parts, &weights, |item| {
+            let (portion, part, batch) = (item % portions, item / portions % parts, item / portions / parts);
+            let (t0, n) = (part * token_grain, token_grain.min(n - part * token_grain));
             let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
             let (r0, r1) = (portion * grain, (portion * grain + grain).min(n_out));
             // SAFETY: rows r0..r1 of this batch's weights exist and, if more than one, follow each other; the
-            // activations were prepared in an earlier step; these columns of the result belong to this item; the
+            // activations were prepared in an earlier step, or are floats of x, whose rows are contiguous; these columns of the result belong to this item; the
             // scratch is this thread's own, of the size asked for.
             unsafe {
                 let from = w.at(w.desc.row_offset(0, i2 / r2, i3 / r3));
-                let to = dst.at(dst.desc.row_offset(0, i2, i3)).cast::<f32>();
-                let act = memory.as_ptr().add(batch * stride);
+                let to = dst.at(dst.desc.row_offset(t0, i2, i3)).cast::<f32>();
+                let (act, act_stride) = if in_place {
+                    (x.at(x.desc.row_offset(t0, i2, i3)), x.desc.nb[1])
+                } else {
+                    (memory.as_ptr().add(batch * stride), act_stride)
+                };
                 let y_stride = dst.desc.nb[1] / 4;
                 if dense {
-                    multiply(level, kind, k, from, r0, r1, n, act, to, y_stride, work.scratch, work.fetch);
+                    multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, work.scratch, work.fetch);
                 } else {
                     let row = from.add(r0 * row_bytes);
-                    multiply(level, kind, k, row, 0, 1, n, act, to.add(r0), y_stride, work.scratch, work.fetch);
+                    multiply(
+                        level,
+                        kind,
+                        k,
+                        row,
+                        0,
+                        1,
+                        n,
+                        act,
+                        act_stride,
+                        to.add(r0),
+                        y_stride,
+                        work.scratch,
+                        work.fetch,
+                    );
                 }
             }
         });
     };
-    let reads = vec![act_span, w.span()];
+    let reads = vec![if in_place { x.span() } else { act_span }, w.span()];
     steps.push(Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false, weights });
     Ok(steps)
 }
+
+/// So few rows that copying the activations costs more than it gains.
+const FEW_ROWS: usize = 64;
 
 /// Rows that a thread takes at a time: some ten portions for each, so that all end together, and no portion so small
 /// that taking it costs more than computing it.

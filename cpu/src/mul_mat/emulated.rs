@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::amx::tiles::{self, Panel};
 use super::vector::Simd;
 use super::vector_avx2::{self, Avx2};
-use super::{TernaryType, WeightKind, act_size, mul_mat, prepare, scratch_size};
+use super::{TernaryType, WeightKind, act_size, act_stride, mul_mat, prepare, scratch_size};
 use crate::simd::SimdLevel;
 
 /// The tiles of AMX, as Intel's manual describes them.
@@ -126,6 +126,7 @@ fn multiply(
             rows.end,
             n,
             act,
+            act_stride(level, fmt, k, n),
             y.as_mut_ptr(),
             columns,
             scratch,

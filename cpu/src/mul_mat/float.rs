@@ -50,6 +50,10 @@ pub(super) unsafe fn mul_mat<W: Float>(job: &Job) {
     unsafe {
         if job.n == 1 {
             vector::run(job.level, &Token::<W>(PhantomData), job);
+        } else if job.k <= 8 {
+            vector::run(job.level, &Short::<W, 8>(PhantomData), job);
+        } else if job.k <= 16 {
+            vector::run(job.level, &Short::<W, 16>(PhantomData), job);
         } else {
             vector::run(job.level, &Gemm::<W>(PhantomData), job);
         }
@@ -117,7 +121,70 @@ fn unpacked_size(k: usize) -> usize {
 }
 
 pub(super) fn scratch_size(k: usize) -> usize {
-    panel::size(unpacked_size(k))
+    panel::size(unpacked_size(k)).max(size_of::<ShortPanel>())
+}
+
+/// Rows of at most 16 weights, those of an adapter's B: element i of all rows, then element i + 1.
+type ShortPanel = [[f32; SHORT_ROWS]; 16];
+const SHORT_ROWS: usize = 128;
+
+/// Rows of at most K weights, for several tokens: a register holds an element of many rows, and the tree over lanes is a tree
+/// over registers.
+struct Short<W, const K: usize>(PhantomData<W>);
+
+impl<W: Float, const K: usize> Kernel for Short<W, K> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, job: &Job) {
+        let mut ahead = Ahead::new(job);
+        for r0 in (job.r0..job.r1).step_by(SHORT_ROWS) {
+            let count = SHORT_ROWS.min(job.r1 - r0);
+            // SAFETY: the scratch memory holds a panel; rows below r1 have k weights; tokens below n have 16 activations, zeros
+            // after the k-th; groups of rows begin below r1, and what lies after it is not stored.
+            unsafe {
+                let panel = &mut *job.scratch.cast::<ShortPanel>();
+                for r in 0..count.next_multiple_of(S::REG) {
+                    let mut row = [0.0; 16];
+                    if r < count {
+                        let w = job.row(r0 + r);
+                        ahead.of::<S>(w);
+                        S::store_f(
+                            row.as_mut_ptr(),
+                            if job.k == 16 { W::load::<S>(w) } else { load_last::<S, W>(w, job.k) },
+                        );
+                    }
+                    for (column, w) in panel.iter_mut().zip(row) {
+                        column[r] = w;
+                    }
+                }
+                for t in 0..job.n {
+                    let x = &*job.token(t).cast::<[f32; 16]>();
+                    for r in (0..count).step_by(S::REG) {
+                        let mut sums = [S::zero_r(); K];
+                        for i in 0..K {
+                            sums[i] = S::mul_r(S::load_r(panel[i].as_ptr().add(r)), S::splat_r(x[i]));
+                        }
+                        let mut half = K / 2;
+                        while half > 0 {
+                            for i in 0..half {
+                                sums[i] = S::add_r(sums[i], sums[i + half]);
+                            }
+                            half /= 2;
+                        }
+                        // Lanes begin as +0, which shows where all products are -0.
+                        let y = S::add_r(sums[0], S::zero_r());
+                        let to = job.y.add(t * job.y_stride + r0 + r);
+                        if r + S::REG <= count {
+                            S::store_r(to, y);
+                        } else {
+                            let mut last = [0.0f32; 16];
+                            S::store_r(last.as_mut_ptr(), y);
+                            to.copy_from_nonoverlapping(last.as_ptr(), count - r);
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Elements of a row that are multiplied before the next rows. Few registers ask for much of the L1 cache, which holds

@@ -222,13 +222,18 @@ fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, 
     (used, used.next_multiple_of(64))
 }
 
+/// Bytes from one prepared token of `n` to the next.
+pub fn act_stride(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
+    record_size(level, fmt, k, n).1
+}
+
 /// Bytes of the buffer for the activations of `n` tokens of `k` elements.
 pub fn act_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
     let records = if amx::takes(level, n) { n.next_multiple_of(amx::TOKENS) } else { n };
     #[cfg(not(target_arch = "x86_64"))]
     let records = n;
-    record_size(level, fmt, k, n).1 * records
+    act_stride(level, fmt, k, n) * records
 }
 
 /// Bytes of the scratch memory that each thread needs.
@@ -281,7 +286,7 @@ pub unsafe fn prepare(
     t1: usize,
     act: *mut u8,
 ) {
-    let (_, size) = record_size(level, fmt, k, n);
+    let size = act_stride(level, fmt, k, n);
     for t in t0..t1 {
         // SAFETY: t < n, so both are inside what the caller promises.
         unsafe {
@@ -350,7 +355,9 @@ impl Job<'_> {
 /// - `k` is a multiple of the type's block size; `r0 <= r1`.
 /// - `w` points to row 0 of a matrix of at least `r1` rows of [`WeightKind::row_bytes`]; any bytes will do, aligned to
 ///   nothing.
-/// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format.
+/// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format, [`act_stride`] bytes apart. In
+///   [`ActFormat::F32`] they may as well be any tokens of those prepared together, or rows of floats at any distance if k is a
+///   multiple of 16.
 /// - `y` has room for `n` rows `y_stride` apart with `r1` columns; no other thread uses columns `r0..r1` of it.
 /// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own.
 ///
@@ -365,13 +372,14 @@ pub unsafe fn mul_mat(
     r1: usize,
     n: usize,
     act: *const u8,
+    act_stride: usize,
     y: *mut f32,
     y_stride: usize,
     scratch: *mut u8,
     fetch: &Cell<Fetch>,
 ) {
     let row_bytes = kind.row_bytes(k);
-    let (act_len, act_stride) = record_size(level, kind.act_format(), k, n);
+    let (act_len, _) = record_size(level, kind.act_format(), k, n);
     let job = Job { level, k, row_bytes, w, r0, r1, n, act, act_len, act_stride, y, y_stride, scratch, fetch };
     if n == 0 || r0 >= r1 {
         return;

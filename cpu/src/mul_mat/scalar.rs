@@ -46,7 +46,7 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
 pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
     use TernaryType::{Tq1_0, Tq2_0};
     // SAFETY: the caller's promises. All types of blocks are plain data with alignment 1; tokens were written by
-    // `token` and are aligned to 64 bytes.
+    // `token` and are aligned to 64 bytes, or are floats.
     unsafe {
         match kind {
             WeightKind::F32 => {

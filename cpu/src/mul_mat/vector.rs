@@ -111,6 +111,7 @@ pub(crate) trait Simd {
     unsafe fn zero_r() -> Self::R;
     unsafe fn load_r(p: *const f32) -> Self::R;
     unsafe fn store_r(p: *mut f32, v: Self::R);
+    unsafe fn splat_r(v: f32) -> Self::R;
     unsafe fn mul_r(a: Self::R, b: Self::R) -> Self::R;
     unsafe fn add_r(a: Self::R, b: Self::R) -> Self::R;
 

@@ -175,6 +175,9 @@ macro_rules! avx2_level {
                 fn store_r(p: *mut f32, v: __m256) {
                     _mm256_storeu_ps(p, v);
                 }
+                fn splat_r(v: f32) -> __m256 {
+                    _mm256_set1_ps(v)
+                }
                 fn mul_r(a: __m256, b: __m256) -> __m256 {
                     _mm256_mul_ps(a, b)
                 }

@@ -157,6 +157,9 @@ macro_rules! avx512_level {
                 fn store_r(p: *mut f32, v: __m512) {
                     _mm512_storeu_ps(p, v);
                 }
+                fn splat_r(v: f32) -> __m512 {
+                    _mm512_set1_ps(v)
+                }
                 fn mul_r(a: __m512, b: __m512) -> __m512 {
                     _mm512_mul_ps(a, b)
                 }

@@ -93,6 +93,10 @@ impl OpDef for MulMat {
             }
         }
         cases.push(case(Operand::weight(Q8_0, &[64, 3, 5]).swapped(1, 2), Operand::f32(&[64, 2, 5]), None));
+        // Adapters: few rows, or rows of few elements.
+        for (k, n, t) in [(64, 8, 70), (8, 200, 33), (16, 70, 9), (5, 140, 12)] {
+            cases.push(case(Operand::weight(F32, &[k, n]), Operand::f32(&[k, t]).padded(), None));
+        }
         for ty in [F32, F16] {
             cases.push(case(Operand::weight(ty, &[19, 7]), Operand::f32(&[19, 3]), None));
             cases.push(case(Operand::weight(ty, &[32, 5, 2, 3]), Operand::f32(&[32, 4, 4, 3]), None));
