@@ -8,7 +8,7 @@ pub use fabric_cpu::default_threads;
 pub use fabric_cpu::floor::Floor;
 pub use fabric_cpu::simd::SimdLevel;
 #[cfg(feature = "vulkan")]
-pub use fabric_vulkan::{DeviceChoice, DeviceInfo, DeviceKind, Profile, VulkanBackend, VulkanOptions};
+pub use fabric_vulkan::{DeviceChoice, DeviceInfo, DeviceKind, Fault, Profile, VulkanBackend, VulkanOptions};
 
 /// What to run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

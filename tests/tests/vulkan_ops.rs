@@ -181,3 +181,48 @@ fn weights_are_not_written() {
     let refused = gpu.compile(Arc::new(g), &bindings).err().map(|e| e.to_string());
     assert!(refused.is_some_and(|e| e.contains("'w'")));
 }
+
+/// The embedding of a vocabulary of 128,256 in F16, 657 MB, where a binding covers 128 MiB: rows of it, logits from it, and its
+/// part in the gradient.
+#[test]
+fn an_embedding_of_many_bindings() {
+    const N_EMBD: usize = 2560;
+    const N_VOCAB: usize = 128_256;
+    let Some(gpu) = vulkan::with_binding(Some(128 << 20)) else { return };
+    let cpu = backends::cpu(2, SimdLevel::detect());
+    let desc = TensorDesc::new(GgmlType::F16, &[N_EMBD, N_VOCAB]).unwrap();
+    assert!(desc.extent() as u64 > 4 * gpu.max_binding());
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut weights = vec![0u8; desc.extent()];
+    // Numbers below 2: the highest bit of the exponent is 0.
+    weights.chunks_exact_mut(8).for_each(|c| c.copy_from_slice(&(rng.u64(..) & 0xbfff_bfff_bfff_bfff).to_le_bytes()));
+    let weights: ggml_ops::backend::SharedBytes = Arc::new(weights);
+    let mut g = Graph::new();
+    let w = g.weight("token_embd.weight", desc);
+    let ids = g.input("ids", TensorDesc::new(GgmlType::I32, &[4]).unwrap());
+    let x = g.input_f32("x", &[N_EMBD, 1]).unwrap();
+    let dy = g.input_f32("dy", &[1, N_VOCAB]).unwrap();
+    let results = [g.get_rows(w, ids), g.mul_mat(w, x), g.out_prod(w, dy)].map(Result::unwrap);
+    for y in results {
+        g.output(y);
+    }
+    let g = Arc::new(g);
+    let mut floats = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.f32() - 0.5).collect() };
+    let (xs, dys) = (floats(N_EMBD), floats(N_VOCAB));
+    let run = |backend: &dyn Backend| {
+        let bindings = Bindings::from([(w, backend.load(&desc, weights.clone()).unwrap())]);
+        let mut program = backend.compile(g.clone(), &bindings).unwrap();
+        program.write(ids, bytemuck::cast_slice(&[128_255i32, 0, 26_214, 77_777])).unwrap();
+        program.write(x, bytemuck::cast_slice(&xs)).unwrap();
+        program.write(dy, bytemuck::cast_slice(&dys)).unwrap();
+        program.run().unwrap();
+        results.map(|y| {
+            let mut out = vec![0; g.desc(y).extent()];
+            program.read(y, &mut out).unwrap();
+            out
+        })
+    };
+    for ((name, got), want) in ["get_rows", "mul_mat", "out_prod"].iter().zip(run(&gpu)).zip(run(cpu.as_ref())) {
+        assert!(got == want, "{name}");
+    }
+}

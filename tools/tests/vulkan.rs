@@ -212,36 +212,55 @@ fn training_gives_the_cpus_adapter() {
     assert!(train("none") == train("Vulkan0"));
 }
 
-/// A GPU that is lost at any point: an error, or with --fallback the text of an undisturbed run, and one line.
+/// A GPU that fails after so many submissions: an error that says how, or with --fallback the text of an undisturbed run and one
+/// line. Answers whether the run went on on the CPU, and whether without --fallback it failed after some text.
+fn fails(how: &str, message: &str, layers: &str, after: u32, expected: &str) -> (bool, bool) {
+    let (n, what) = (after.to_string(), format!("{how} {after}"));
+    let args = ["-dev", "Vulkan0", "-ngl", layers, "-ub", "3", "--vk-fail-after", &n, "--vk-fail-as", how];
+    let lines = |ran: &Ran, start: &str| -> Vec<String> {
+        ran.stderr.lines().filter(|l| l.starts_with(start)).map(str::to_owned).collect()
+    };
+    let ran = complete(&[&args[..], &["--fallback"]].concat(), true);
+    assert_eq!((ran.status, ran.stdout.as_str()), (Some(0), expected), "{what}: {}", ran.stderr);
+    let warnings = lines(&ran, "warning: ");
+    assert!(warnings.len() <= 1 && warnings.iter().all(|w| w.contains(message)), "{what}: {}", ran.stderr);
+    let moved = warnings.iter().any(|w| w.ends_with("the run goes on on the CPU"));
+    let ran = complete(&args, true);
+    if warnings.is_empty() {
+        assert_eq!((ran.status, ran.stdout.as_str()), (Some(0), expected), "{what}: {}", ran.stderr);
+        return (moved, false);
+    }
+    assert!(expected.starts_with(ran.stdout.trim_end()), "{what}: {}", ran.stdout);
+    let errors = lines(&ran, "error: ");
+    assert!(ran.status == Some(1) && errors.len() == 1, "{what}: {}", ran.stderr);
+    assert!(errors[0].contains(message), "{what}: {}", errors[0]);
+    (moved, !ran.stdout.is_empty())
+}
+
 #[test]
-fn a_lost_gpu() {
+fn a_gpu_that_fails() {
     if is_missing() {
         return;
     }
     let expected = complete(&[], true).stdout;
-    let (mut moved, mut failed) = (0, 0);
-    // Opening, loading, the cache, the prompt, tokens.
-    let whole = [0, 40, 80, 82, 88, 96].map(|n| ("all", n));
-    for (layers, after) in whole.into_iter().chain([("3", 50), ("3", 60)]) {
-        let n = after.to_string();
-        let args = ["-dev", "Vulkan0", "-ngl", layers, "-ub", "3", "--vk-fail-after", &n];
-        let ran = complete(&[&args[..], &["--fallback"]].concat(), true);
-        assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{n}: {}", ran.stderr);
-        let warnings: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with("warning: ")).collect();
-        assert!(warnings.len() <= 1, "{n}: {}", ran.stderr);
-        moved += warnings.iter().filter(|w| w.ends_with("the run goes on on the CPU")).count();
-        let ran = complete(&args, true);
-        if warnings.is_empty() {
-            assert_eq!((ran.status, &ran.stdout), (Some(0), &expected), "{n}: {}", ran.stderr);
-            continue;
-        }
-        assert!(expected.starts_with(ran.stdout.trim_end()), "{n}: {}", ran.stdout);
-        let errors: Vec<_> = ran.stderr.lines().filter(|l| l.starts_with("error: ")).collect();
-        assert!(ran.status == Some(1) && errors.len() == 1, "{n}: {}", ran.stderr);
-        assert!(errors[0].contains("the Vulkan device was lost"), "{}", errors[0]);
-        failed += usize::from(!ran.stdout.is_empty());
+    for (how, message, after_text) in [
+        ("lost", "the Vulkan device was lost", 2),
+        ("memory", "out of device memory", 2),
+        ("timeout", "the GPU did not finish within 120 s; it is not used any further", 2),
+        // Kernels are built before the first token.
+        ("shader", "does not compile: ", 0),
+    ] {
+        // Opening, loading, the cache, the prompt, tokens; and where the model is divided.
+        let whole = [0, 40, 80, 82, 83, 88, 96].map(|after| ("all", after));
+        let runs = whole.into_iter().chain([("3", 50), ("3", 60)]);
+        let (moved, failed): (Vec<_>, Vec<_>) =
+            runs.map(|(layers, after)| fails(how, message, layers, after, &expected)).unzip();
+        let [moved, failed] = [moved, failed].map(|runs| runs.into_iter().filter(|&yes| yes).count());
+        assert!(
+            moved > 1 && failed >= after_text,
+            "{how}: {moved} runs went on on the CPU, {failed} failed after some text"
+        );
     }
-    assert!(moved > 3 && failed > 1, "{moved} runs went on on the CPU, {failed} failed after some text");
 }
 
 #[test]
@@ -292,8 +311,13 @@ fn training_survives_a_lost_gpu() {
     let (ran, expected) = train("none", &[]);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
     let (mut midway, mut moved) = (0, 0);
-    for after in ["120", "240", "300", "440"] {
-        let lost = ["-dev", "Vulkan0", "--vk-fail-after", after];
+    for (after, how, message) in [
+        ("120", "lost", "the Vulkan device was lost"),
+        ("240", "lost", "the Vulkan device was lost"),
+        ("300", "memory", "out of device memory"),
+        ("440", "timeout", "the GPU did not finish within 120 s"),
+    ] {
+        let lost = ["-dev", "Vulkan0", "--vk-fail-after", after, "--vk-fail-as", how];
         let (ran, adapter) = train("fallback", &[&lost[..], &["--fallback"]].concat());
         assert!(ran.status == Some(0) && adapter == expected, "{after}: {}", ran.stderr);
         moved += usize::from(ran.stderr.contains("the run goes on on the CPU"));
@@ -301,14 +325,14 @@ fn training_survives_a_lost_gpu() {
         if ran.status == Some(0) {
             continue;
         }
-        assert!(ran.status == Some(1) && ran.stderr.contains("the Vulkan device was lost"), "{}", ran.stderr);
+        assert!(ran.status == Some(1) && ran.stderr.contains(message), "{}", ran.stderr);
         let resumed = ran.stderr.lines().any(|l| l.starts_with("the last checkpoint is "));
         midway += usize::from(resumed);
         let (ran, adapter) = train(after, &["--auto-resume"]);
         assert!(ran.status == Some(0) && adapter == expected, "{after}: {}", ran.stderr);
         assert_eq!(ran.stderr.contains("resuming from "), resumed, "{}", ran.stderr);
     }
-    assert!(midway > 1 && moved > 1, "{midway} {moved}");
+    assert!(midway > 2 && moved > 2, "{midway} {moved}");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Devices: which there are, what they can do, and the one in use.
 
 use crate::VulkanOptions;
-use crate::error::{VulkanError, reason};
+use crate::error::{Fault, VulkanError, reason};
 use crate::pipelines::{Pipelines, user_cache_folder};
 use crate::spirv::FloatControls;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
@@ -165,12 +165,12 @@ pub(crate) struct Gpu {
     pub limits: Limits,
     pub timeout: Duration,
     pub max_memory: Option<u64>,
-    /// Submissions that are left until the device is lost, if it will be.
-    pub fail_after: Option<AtomicU64>,
+    /// Submissions that are left until the device fails, if it will, and how.
+    pub fail_after: Option<(AtomicU64, Fault)>,
     /// Held from a submission to its end.
     pub busy: Mutex<()>,
-    /// A submission never ended: what it uses must not be freed.
-    pub hung: AtomicBool,
+    /// Why the device is not used any more, if so: a submission may not have ended, and what it uses must not be freed.
+    pub given_up: OnceLock<VulkanError>,
     memory: Arc<StandardMemoryAllocator>,
 }
 
@@ -243,9 +243,9 @@ impl Gpu {
             limits,
             timeout: options.timeout,
             max_memory: options.max_memory,
-            fail_after: options.fail_after.map(AtomicU64::new),
+            fail_after: options.fail_after.map(|(n, how)| (AtomicU64::new(n), how)),
             busy: Mutex::new(()),
-            hung: AtomicBool::new(false),
+            given_up: OnceLock::new(),
             physical: physical.clone(),
             device,
             queue,
@@ -254,17 +254,19 @@ impl Gpu {
 
     /// Fails where the device is not used any more.
     pub(crate) fn check(&self) -> Result<(), VulkanError> {
-        if self.hung.load(Relaxed) { Err(VulkanError::Lost) } else { Ok(()) }
+        self.given_up.get().map_or(Ok(()), |why| Err(why.clone()))
     }
 
-    /// Counts a submission, and fails where it is the one that the device is lost at.
-    pub(crate) fn count_submission(&self) -> Result<(), VulkanError> {
-        let Some(left) = &self.fail_after else { return Ok(()) };
-        if left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
-            return Ok(());
-        }
-        self.hung.store(true, Relaxed);
-        Err(VulkanError::Lost)
+    /// Counts a submission; how it is to fail, if a test asks for that.
+    pub(crate) fn count_submission(&self) -> Option<Fault> {
+        let (left, how) = self.fail_after.as_ref()?;
+        let fails = left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
+        fails.then_some(*how)
+    }
+
+    /// Whether a test has the device fail by now, in this way.
+    pub(crate) fn fails(&self, how: Fault) -> bool {
+        self.fail_after.as_ref().is_some_and(|(left, this)| *this == how && left.load(Relaxed) == 0)
     }
 
     /// New memory, with undefined contents; at least one word. `what` is for the message where there is not enough.
@@ -276,6 +278,9 @@ impl Gpu {
     ) -> Result<Subbuffer<[u8]>, VulkanError> {
         let limit = self.limits.max_allocation;
         let out_of_memory = || VulkanError::OutOfMemory { bytes, what: what.into() };
+        if self.fails(Fault::OutOfMemory) {
+            return Err(out_of_memory());
+        }
         let size = bytes.max(1).checked_next_multiple_of(BUFFER_ALIGN).ok_or_else(out_of_memory)?;
         if size > limit {
             return Err(VulkanError::Allocation { what: what.into(), bytes, limit });

@@ -24,7 +24,7 @@ pub enum VulkanError {
     #[error("a limit of {got} bytes for each binding is less than the {least} bytes that kernels need")]
     Binding { got: u64, least: u64 },
     /// The device's memory is full.
-    #[error("out of device memory, asking for {bytes} bytes for {what}")]
+    #[error("out of device memory{}, for {what}", asked(*bytes))]
     OutOfMemory { bytes: u64, what: String },
     /// Larger than the device can allocate in one piece.
     #[error("{what} needs {bytes} bytes in one piece, and the device allocates at most {limit}")]
@@ -41,6 +41,25 @@ pub enum VulkanError {
     /// Anything else that the driver reports.
     #[error("{what}: {code}")]
     Driver { what: &'static str, code: String },
+}
+
+/// A way in which a device fails, for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fault {
+    /// It is lost.
+    #[default]
+    Lost,
+    /// It has no memory left, neither to allocate nor for a submission.
+    OutOfMemory,
+    /// The watchdog finds every submission still running.
+    Timeout,
+    /// It builds no kernel.
+    Shader,
+}
+
+/// What was asked for, where that is known.
+fn asked(bytes: u64) -> String {
+    if bytes > 0 { format!(", asking for {bytes} bytes") } else { String::new() }
 }
 
 impl VulkanError {

@@ -26,7 +26,7 @@ mod step;
 pub mod tiling;
 
 pub use device::{DeviceChoice, DeviceInfo, DeviceKind};
-pub use error::VulkanError;
+pub use error::{Fault, VulkanError};
 pub use profile::Profile;
 pub use spirv::FloatControls;
 
@@ -53,8 +53,8 @@ pub struct VulkanOptions {
     pub max_memory: Option<u64>,
     /// How long one run may take.
     pub timeout: Duration,
-    /// For tests: how many submissions succeed (those that load a model too) before the device is lost.
-    pub fail_after: Option<u64>,
+    /// For tests: how many submissions succeed (those that load a model too) before the device fails, and how it does.
+    pub fail_after: Option<(u64, Fault)>,
     /// Where to keep compiled pipelines; `None`: in the user's cache folder.
     pub cache_folder: Option<PathBuf>,
 }

@@ -4,7 +4,7 @@ use crate::VulkanBackend;
 use crate::buffer::{VulkanBuffer, access};
 use crate::device::{Gpu, Residence};
 use crate::dispatch;
-use crate::error::VulkanError;
+use crate::error::{Fault, VulkanError};
 use crate::profile::Profile;
 use crate::recorder::{Barrier, Recorded, Recorder};
 use crate::step::{Binding, Compiler, Memory, Phase, Shared, Step, Storage, Tensor};
@@ -349,6 +349,9 @@ fn record(
         }
         touched.add(phase);
         for step in &phase.steps {
+            if gpu.fails(Fault::Shader) {
+                return Err(VulkanError::Shader { shader: step.shader.name(), why: "a test asks for it".into() });
+            }
             let pipeline = gpu.pipelines.get(step.shader, step.constants)?;
             let set = sets.get(step, &pipeline)?;
             recorder.dispatch(pipeline, set, &step.push, step.groups)?;

@@ -2,10 +2,9 @@
 //! place of this crate that is unsafe.
 
 use crate::device::Gpu;
-use crate::error::VulkanError;
+use crate::error::{Fault, VulkanError};
 use crate::pipelines::PUSH_BYTES;
 use std::mem::ManuallyDrop;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use vulkano::VulkanObject;
 use vulkano::buffer::Subbuffer;
@@ -194,7 +193,14 @@ impl Recorded {
         let gpu = &self.gpu;
         let _busy = gpu.busy.lock().unwrap_or_else(PoisonError::into_inner);
         gpu.check()?;
-        gpu.count_submission()?;
+        let fault = gpu.count_submission();
+        match fault {
+            Some(Fault::Lost) => return Err(self.failed("a submission", vulkano::VulkanError::DeviceLost)),
+            Some(Fault::OutOfMemory) => {
+                return Err(self.failed("a submission", vulkano::VulkanError::OutOfDeviceMemory));
+            }
+            Some(Fault::Timeout | Fault::Shader) | None => {}
+        }
         let (fence, buffers) = (&self.parts.fence, [self.parts.commands.handle()]);
         let submit = ash::vk::SubmitInfo::default().command_buffers(&buffers);
         gpu.queue
@@ -205,12 +211,12 @@ impl Recorded {
                 unsafe { submit_to(gpu.queue.handle(), 1, &submit, fence.handle()) }.result()
             })
             .map_err(|e| self.failed("a submission", e.into()))?;
-        match fence.wait(Some(gpu.timeout)) {
+        let ended = match fault {
+            Some(Fault::Timeout) => Err(vulkano::VulkanError::Timeout),
+            _ => fence.wait(Some(gpu.timeout)),
+        };
+        match ended {
             Ok(()) => {}
-            Err(vulkano::VulkanError::Timeout) => {
-                gpu.hung.store(true, Relaxed);
-                return Err(VulkanError::Timeout { seconds: gpu.timeout.as_secs() });
-            }
             Err(e) => return Err(self.failed("waiting for the GPU", e)),
         }
         // SAFETY: it was signaled, so no submission uses it.
@@ -219,8 +225,11 @@ impl Recorded {
 
     /// After an error in between the device may still work: nothing of it is used or freed any more.
     fn failed(&self, what: &'static str, code: vulkano::VulkanError) -> VulkanError {
-        self.gpu.hung.store(true, Relaxed);
-        VulkanError::of(what, code)
+        let error = match code {
+            vulkano::VulkanError::Timeout => VulkanError::Timeout { seconds: self.gpu.timeout.as_secs() },
+            code => VulkanError::of(what, code),
+        };
+        self.gpu.given_up.get_or_init(|| error).clone()
     }
 
     /// The timestamps of the last run.
@@ -235,7 +244,7 @@ impl Recorded {
 
 impl Drop for Recorded {
     fn drop(&mut self) {
-        if !self.gpu.hung.load(Relaxed) {
+        if self.gpu.given_up.get().is_none() {
             // SAFETY: dropped once, here, and no submission is pending.
             unsafe { ManuallyDrop::drop(&mut self.parts) }
         }

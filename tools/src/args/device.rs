@@ -2,7 +2,7 @@
 
 use clap::Args;
 use fabric_engine::DeviceOptions;
-use fabric_engine::device::{DeviceChoice, SimdLevel, VulkanOptions};
+use fabric_engine::device::{DeviceChoice, Fault, SimdLevel, VulkanOptions};
 use std::time::Duration;
 
 /// Flags that choose the device. None of those on the command line changes the output.
@@ -64,25 +64,38 @@ pub struct VkArgs {
     /// Seconds that the GPU may take for one submission (a batch of tokens) before it is given up [default: 120]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub vk_timeout: Option<u64>,
-    /// For tests: the GPU is lost after so many submissions
+    /// For tests: the GPU fails after so many submissions
     #[arg(long, value_name = "N", hide = true)]
     pub vk_fail_after: Option<u64>,
+    /// For tests: how it fails then
+    #[arg(long, value_name = "HOW", hide = true, requires = "vk_fail_after", value_parser = fault)]
+    pub vk_fail_as: Option<Fault>,
 }
 
 impl VkArgs {
     /// For the engine.
     pub fn options(&self, device: Option<DeviceChoice>, profile: bool) -> VulkanOptions {
-        let &VkArgs { vk_max_binding, vk_max_memory, vk_timeout, vk_fail_after } = self;
+        let &VkArgs { vk_max_binding, vk_max_memory, vk_timeout, vk_fail_after, vk_fail_as } = self;
         let default = VulkanOptions::default();
         VulkanOptions {
             device,
             max_binding: vk_max_binding.map(|mib| mib << 20),
             max_memory: vk_max_memory.map(|mib| mib << 20),
             timeout: vk_timeout.map_or(default.timeout, Duration::from_secs),
-            fail_after: vk_fail_after,
+            fail_after: vk_fail_after.map(|n| (n, vk_fail_as.unwrap_or_default())),
             profile,
             ..default
         }
+    }
+}
+
+fn fault(text: &str) -> Result<Fault, String> {
+    match text {
+        "lost" => Ok(Fault::Lost),
+        "memory" => Ok(Fault::OutOfMemory),
+        "timeout" => Ok(Fault::Timeout),
+        "shader" => Ok(Fault::Shader),
+        _ => Err("expected lost, memory, timeout or shader".into()),
     }
 }
 
