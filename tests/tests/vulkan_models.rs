@@ -41,18 +41,25 @@ fn greedy(model: &Arc<Model>, prompt: &[u32], n: usize) -> (Vec<u32>, Vec<u32>) 
     (tokens, all)
 }
 
-/// A trained ternary model in both formats: a prompt of 128 tokens, then 256 tokens one by one.
+/// A trained ternary model in both formats, and in F16: a prompt of 128 tokens, then tokens one by one, against every level of the CPU.
 #[test]
 fn a_real_model_has_the_cpus_bits() {
     let Some(gpu) = gpu(None) else { return };
     let prompt: Vec<u32> = fixture_tokens(1).into_iter().cycle().take(128).collect();
-    for (file, n) in [("tiny-bitnet-TQ2_0.gguf", 256), ("tiny-bitnet-TQ1_0.gguf", 24), ("tiny-bitnet-f16.gguf", 24)] {
+    for (file, n) in [("tiny-bitnet-TQ2_0.gguf", 256), ("tiny-bitnet-TQ1_0.gguf", 256), ("tiny-bitnet-f16.gguf", 24)] {
         let open = || Gguf::open(model(file)).unwrap();
-        let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(&gpu, open()));
-        assert!(bits(&logits(&gpu, &prompt, 512)) == bits(&logits(&cpu, &prompt, 512)), "{file}: the prompt");
-        let (want, got) = (greedy(&cpu, &prompt, n), greedy(&gpu, &prompt, n));
-        assert_eq!(got.0, want.0, "{file}: tokens");
-        assert!(got.1 == want.1, "{file}: the logits of generated tokens");
+        let run = |model: Arc<Model>| (bits(&logits(&model, &prompt, 512)), greedy(&model, &prompt, n));
+        let got = run(on(&gpu, open()));
+        for level in SimdLevel::ALL {
+            if !level.supported() {
+                eprintln!("not tested against {level}: this processor does not have it");
+                continue;
+            }
+            let want = run(load(open(), 2, level));
+            assert!(got.0 == want.0, "{file}, {level}: the prompt");
+            assert_eq!(got.1.0, want.1.0, "{file}, {level}: tokens");
+            assert!(got.1.1 == want.1.1, "{file}, {level}: the logits of generated tokens");
+        }
     }
 }
 

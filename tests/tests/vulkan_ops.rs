@@ -182,8 +182,8 @@ fn weights_are_not_written() {
     assert!(refused.is_some_and(|e| e.contains("'w'")));
 }
 
-/// The embedding of a vocabulary of 128,256 in F16, 657 MB, where a binding covers 128 MiB: rows of it, logits from it, and its
-/// part in the gradient.
+/// The embedding of a vocabulary of 128,256 in F16, 657 MB, where a binding covers 128 MiB: rows of it, logits from it, and the
+/// gradient that comes back through it.
 #[test]
 fn an_embedding_of_many_bindings() {
     const N_EMBD: usize = 2560;

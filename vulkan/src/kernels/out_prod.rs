@@ -4,14 +4,12 @@ use super::WORKGROUP;
 use super::mul_mat::records_of;
 use crate::shaders::Shader;
 use crate::step::{Compiler, Parameters, Phase, Step, Tensor, from_base};
-use crate::tiling::{Follow, Operand};
+use crate::tiling::{Follow, Operand, PART};
 use ggml_ops::OpError;
 use ggml_ops::ops::OutProd;
 
 /// Columns of the result that an invocation computes.
 const COLUMNS: u64 = 4;
-/// Rows of a partial sum of floats.
-const PART: u64 = 256;
 /// Rows whose sum cannot leave an i32: weights are at most 2 (a code 3 in a hostile file), gradients 32512.
 const MAX_I32_ROWS: u64 = 32768;
 
