@@ -20,7 +20,7 @@ pub struct Wanted {
     pub layers: Option<u64>,
     /// The context whose KV cache needs room beside the weights; `None`: there is no cache.
     pub context: Option<ContextOptions>,
-    /// Bytes of the GPU's memory.
+    /// Bytes of the GPU's memory that are free.
     pub memory: u64,
 }
 
@@ -151,7 +151,7 @@ impl Placement {
             n => format!("{n} of {before} layers go there, the rest stays on the CPU"),
         };
         let (need, has) = (need.div_ceil(MIB), wanted.memory / MIB);
-        self.notices.push(format!("{what} needs {need} MiB with its cache, the GPU has {has} MiB: {stay}"));
+        self.notices.push(format!("{what} needs {need} MiB with its cache, the GPU has room for {has} MiB: {stay}"));
     }
 }
 

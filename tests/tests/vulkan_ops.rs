@@ -82,7 +82,8 @@ fn integer_dot_products_do_not_change_a_bit() {
     }
 }
 
-/// What the validation layer, where it is installed, says of the kernels and of the barriers between them: nothing.
+/// What the validation layer, where it is installed, says of the kernels and of the barriers between them: nothing. (Of all the
+/// rest: scripts/validate-vulkan.sh.)
 #[test]
 fn validation_is_silent() {
     let Some(_) = vulkan::with_binding(None) else { return };
@@ -99,7 +100,7 @@ fn validation_is_silent() {
         eprintln!("not tested: the Vulkan validation layer is not installed");
         return;
     }
-    let said: Vec<&str> = text.lines().filter(|l| l.contains("VUID-") || l.contains("SYNC-HAZARD")).collect();
+    let said: Vec<&str> = text.lines().filter(|l| l.contains("msgNum: ")).collect();
     assert!(said.is_empty(), "{}", said.join("\n"));
 }
 

@@ -6,6 +6,9 @@ use std::process::Command;
 /// Set to fail where no device is found, rather than to test nothing: CI does.
 const DEMAND: &str = "FABRIC_REQUIRE_VULKAN";
 
+/// What asks for the validation layer (scripts/validate-vulkan.sh); all else of the environment is cleared.
+const VALIDATION: [&str; 2] = ["VK_INSTANCE_LAYERS", "VK_LAYER_ENABLES"];
+
 struct Ran {
     status: Option<i32>,
     stdout: String,
@@ -15,11 +18,14 @@ struct Ran {
 fn run(program: &str, args: &[&str], drivers: bool) -> Ran {
     let mut command = Command::new(program);
     command.env_clear().args(args).stdin(std::process::Stdio::null());
+    command.envs(VALIDATION.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     if !drivers {
         command.env("VK_DRIVER_FILES", "none.json").env("VK_ICD_FILENAMES", "none.json");
     }
     let output = command.output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let said = [&output.stdout, &output.stderr].map(|b| String::from_utf8_lossy(b).contains("msgNum: "));
+    assert_eq!(said, [false; 2], "the validation layer, of {args:?}: {output:?}");
     Ran { status: output.status.code(), stdout: text(output.stdout), stderr: text(output.stderr) }
 }
 

@@ -314,11 +314,15 @@ impl Gpu {
     }
 }
 
+/// The heaps that are the device's own memory: their numbers and sizes.
+pub(crate) fn own_heaps(physical: &PhysicalDevice) -> impl Iterator<Item = (usize, u64)> {
+    let heaps = physical.memory_properties().memory_heaps.iter().enumerate();
+    heaps.filter(|(_, h)| h.flags.intersects(MemoryHeapFlags::DEVICE_LOCAL)).map(|(i, h)| (i, h.size))
+}
+
 /// What is known of a device without opening it.
 pub(crate) fn describe(index: usize, physical: &PhysicalDevice) -> DeviceInfo {
     let p = physical.properties();
-    let heaps = &physical.memory_properties().memory_heaps;
-    let local = heaps.iter().filter(|h| h.flags.intersects(MemoryHeapFlags::DEVICE_LOCAL));
     let driver = match (&p.driver_name, &p.driver_info) {
         (Some(name), Some(info)) if !info.is_empty() => format!("{name} {info}"),
         (Some(name), _) => name.clone(),
@@ -329,7 +333,7 @@ pub(crate) fn describe(index: usize, physical: &PhysicalDevice) -> DeviceInfo {
         name: p.device_name.clone(),
         kind: kind(physical),
         driver,
-        memory: local.map(|h| h.size).sum(),
+        memory: own_heaps(physical).map(|(_, size)| size).fold(0, u64::saturating_add),
         max_binding: p.max_storage_buffer_range.into(),
         max_allocation: max_allocation(physical),
         exact: Err("it was not opened".into()),

@@ -1,6 +1,6 @@
 //! The Vulkan backend: any GPU with Vulkan 1.1, under any limit on bindings, with the bits of the CPU.
 //!
-//! May import `ggml-ops` (and through it `gguf`). `recorder.rs` and `pipelines.rs` are its only unsafe files.
+//! May import `ggml-ops` (and through it `gguf`). `memory.rs`, `recorder.rs` and `pipelines.rs` are its only unsafe files.
 //! docs/numerics.md says how its shaders get the CPU's bits.
 //!
 //! To add a kernel for an operation:
@@ -16,6 +16,7 @@ mod dispatch;
 mod error;
 mod exact;
 mod kernels;
+mod memory;
 mod pipelines;
 mod profile;
 mod program;
@@ -49,7 +50,7 @@ pub struct VulkanOptions {
     pub integer_dot: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
-    /// Bytes of the device's memory to plan with; `None`: all that it has.
+    /// Bytes of the device's memory to plan with, at most; `None`: all that is free.
     pub max_memory: Option<u64>,
     /// How long one run may take.
     pub timeout: Duration,
@@ -128,9 +129,9 @@ impl VulkanBackend {
         self.gpu.limits.max_binding
     }
 
-    /// Bytes of its memory that models may be planned into.
+    /// Bytes of its memory that models may be planned into: what is free, as far as the device tells.
     pub fn memory(&self) -> u64 {
-        self.gpu.max_memory.unwrap_or(u64::MAX).min(device::describe(self.gpu.index, &self.gpu.physical).memory)
+        self.gpu.max_memory.unwrap_or(u64::MAX).min(memory::free(&self.gpu.physical))
     }
 
     /// Compares the device's arithmetic with the host's on `n` pairs of values drawn from `seed`.

@@ -1,5 +1,5 @@
-//! Command buffers recorded by hand: what waits for what, submission, and the watchdog. With `pipelines.rs` the only
-//! place of this crate that is unsafe.
+//! Command buffers recorded by hand: what waits for what, submission, and the watchdog. With `pipelines.rs` and
+//! `memory.rs` the only place of this crate that is unsafe.
 
 use crate::device::Gpu;
 use crate::error::{Fault, VulkanError};

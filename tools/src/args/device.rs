@@ -58,7 +58,7 @@ pub struct VkArgs {
     /// MiB that the GPU's kernels see of a buffer at once, at most; for drivers that promise more than they keep
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
     pub vk_max_binding: Option<u64>,
-    /// MiB of the GPU's memory to plan with: layers that do not fit stay on the CPU; left out: all that it has
+    /// MiB of the GPU's memory to plan with: layers that do not fit stay on the CPU; left out: all that is free
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     pub vk_max_memory: Option<u64>,
     /// Seconds that the GPU may take for one submission (a batch of tokens) before it is given up [default: 120]
