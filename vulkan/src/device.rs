@@ -131,12 +131,33 @@ fn kind(device: &PhysicalDevice) -> DeviceKind {
     }
 }
 
-/// The device asked for, or the most capable: a graphics card before an integrated GPU, the processor last.
+/// The queue family that kernels run on, or what the device lacks.
+fn compute_family(device: &PhysicalDevice) -> Result<u32, String> {
+    let families = device.queue_family_properties();
+    let family = families.iter().position(|q| q.queue_flags.intersects(QueueFlags::COMPUTE));
+    let family = family.and_then(|f| u32::try_from(f).ok());
+    suitable(device.api_version(), family, device.properties().max_per_stage_descriptor_storage_buffers)
+}
+
+fn suitable(version: Version, compute_family: Option<u32>, storage_buffers: u32) -> Result<u32, String> {
+    if version < Version::V1_1 {
+        return Err(format!("it has Vulkan {}.{}, and 1.1 is needed", version.major, version.minor));
+    }
+    if storage_buffers < MOST_BINDINGS {
+        return Err(format!("it binds {storage_buffers} storage buffers at once, and {MOST_BINDINGS} are needed"));
+    }
+    compute_family.ok_or_else(|| "it computes nothing".into())
+}
+
+/// The device asked for, or the most capable: a graphics card before an integrated GPU, the processor last, one that cannot be used
+/// after all others.
 fn choose(choice: Option<&DeviceChoice>) -> Result<(usize, Arc<PhysicalDevice>), VulkanError> {
     let found = enumerate()?;
     let names = || found.iter().map(|d| d.properties().device_name.as_str()).collect::<Vec<_>>().join(", ");
     let index = match choice {
-        None => (0..found.len()).min_by_key(|&i| kind(&found[i])).ok_or(VulkanError::NoDevice)?,
+        None => (0..found.len())
+            .min_by_key(|&i| (compute_family(&found[i]).is_err(), kind(&found[i])))
+            .ok_or(VulkanError::NoDevice)?,
         Some(DeviceChoice::Index(i)) if *i < found.len() => *i,
         Some(DeviceChoice::Index(i)) => {
             return Err(VulkanError::UnknownDevice { wanted: i.to_string(), found: names() });
@@ -199,17 +220,7 @@ impl Gpu {
     ) -> Result<Gpu, VulkanError> {
         let p = physical.properties();
         let unusable = |why: String| VulkanError::Unusable { device: p.device_name.clone(), why };
-        if physical.api_version() < Version::V1_1 {
-            return Err(unusable(format!("it has Vulkan {}, and 1.1 is needed", physical.api_version())));
-        }
-        let families = physical.queue_family_properties();
-        let family = families.iter().position(|q| q.queue_flags.intersects(QueueFlags::COMPUTE));
-        let family =
-            family.and_then(|f| u32::try_from(f).ok()).ok_or_else(|| unusable("it computes nothing".into()))?;
-        if p.max_per_stage_descriptor_storage_buffers < MOST_BINDINGS {
-            let has = p.max_per_stage_descriptor_storage_buffers;
-            return Err(unusable(format!("it binds {has} storage buffers at once, and {MOST_BINDINGS} are needed")));
-        }
+        let family = compute_family(&physical).map_err(unusable)?;
         let mut limits = limits(&physical, options)?;
         let float_controls = DeviceExtensions { khr_shader_float_controls: true, ..DeviceExtensions::empty() };
         let has_controls =
@@ -355,4 +366,18 @@ fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, 
     }
     let [x, y, _] = p.max_compute_work_group_count;
     Ok(Limits { max_binding, max_allocation: max_allocation(physical), max_groups: [x, y], integer_dot: false })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_lacks_is_said() {
+        let why = |version, family, buffers| suitable(version, family, buffers).unwrap_err();
+        assert_eq!(suitable(Version::V1_1, Some(2), 8), Ok(2));
+        assert_eq!(why(Version::V1_0, Some(0), 8), "it has Vulkan 1.0, and 1.1 is needed");
+        assert_eq!(why(Version::V1_3, Some(0), 4), "it binds 4 storage buffers at once, and 7 are needed");
+        assert_eq!(why(Version::V1_3, None, 8), "it computes nothing");
+    }
 }
