@@ -1,7 +1,9 @@
 //! The tools on a Vulkan device, the software one if there is no other: flags, text and messages.
 
 use serde_json::Value as Json;
-use std::process::Command;
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// Set to fail where no device is found, rather than to test nothing: CI does.
 const DEMAND: &str = "FABRIC_REQUIRE_VULKAN";
@@ -17,7 +19,7 @@ struct Ran {
 
 fn run(program: &str, args: &[&str], drivers: bool) -> Ran {
     let mut command = Command::new(program);
-    command.env_clear().args(args).stdin(std::process::Stdio::null());
+    command.env_clear().args(args).stdin(Stdio::null());
     command.envs(VALIDATION.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     if !drivers {
         command.env("VK_DRIVER_FILES", "none.json").env("VK_ICD_FILENAMES", "none.json");
@@ -118,7 +120,7 @@ fn what_there_is_not() {
     for (name, value, status) in [("LLAMA_ARG_DEVICE", "Vulkan0", 1), ("LLAMA_ARG_N_GPU_LAYERS", "99", 0)] {
         let mut command = Command::new(MAIN);
         command.env_clear().env("VK_DRIVER_FILES", "none.json").env("VK_ICD_FILENAMES", "none.json").env(name, value);
-        let output = command.args(TEXT).stdin(std::process::Stdio::null()).output().unwrap();
+        let output = command.args(TEXT).stdin(Stdio::null()).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{name}: {text}");
         assert!(text.contains("vulkan: no Vulkan "), "{name}: {text}");
@@ -350,4 +352,34 @@ fn a_submission_that_takes_too_long_is_given_up() {
     assert_eq!(refused.status, Some(2), "{}", refused.stderr);
     let ran = complete(&["-dev", "Vulkan0", "--vk-timeout", "3600"], true);
     assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+}
+
+/// Ctrl-Z, a machine that sleeps: the watchdog does not count time in which nothing ran.
+#[cfg(unix)]
+#[test]
+fn a_stopped_process_goes_on() {
+    if is_missing() {
+        return;
+    }
+    let args = ["-p", "And the king said", "-n", "100", "--temp", "0", "--ignore-eos"];
+    let expected = run(MAIN, &args, true).stdout;
+    let mut command = Command::new(MAIN);
+    command.env_clear().args(args).args(["-dev", "Vulkan0", "--vk-timeout", "3"]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let pid = child.id();
+    let signal = |name: &str| {
+        let kill = format!("kill -{name} {pid}");
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    };
+    // Where text has begun, the GPU is at work.
+    let (mut pipe, mut text) = (child.stdout.take().unwrap(), vec![0]);
+    pipe.read_exact(&mut text).unwrap();
+    signal("STOP");
+    std::thread::sleep(Duration::from_secs(5));
+    signal("CONT");
+    pipe.read_to_end(&mut text).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
 }

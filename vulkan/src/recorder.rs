@@ -6,6 +6,7 @@ use crate::error::{Fault, VulkanError};
 use crate::pipelines::PUSH_BYTES;
 use std::mem::ManuallyDrop;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use vulkano::VulkanObject;
 use vulkano::buffer::Subbuffer;
 use vulkano::command_buffer::{CommandBuffer, CommandBufferBeginInfo, RecordingCommandBuffer};
@@ -213,7 +214,7 @@ impl Recorded {
             .map_err(|e| self.failed("a submission", e.into()))?;
         let ended = match fault {
             Some(Fault::Timeout) => Err(vulkano::VulkanError::Timeout),
-            _ => fence.wait(Some(gpu.timeout)),
+            _ => wait(fence, gpu.timeout),
         };
         match ended {
             Ok(()) => {}
@@ -247,6 +248,18 @@ impl Drop for Recorded {
         if self.gpu.given_up.get().is_none() {
             // SAFETY: dropped once, here, and no submission is pending.
             unsafe { ManuallyDrop::drop(&mut self.parts) }
+        }
+    }
+}
+
+/// Waits in steps: time in which the process was stopped, or the machine asleep, counts as one step at most.
+fn wait(fence: &Fence, timeout: Duration) -> Result<(), vulkano::VulkanError> {
+    const STEP: Duration = Duration::from_secs(1);
+    let mut left = timeout;
+    loop {
+        match fence.wait(Some(left.min(STEP))) {
+            Err(vulkano::VulkanError::Timeout) if left > STEP => left -= STEP,
+            result => return result,
         }
     }
 }
