@@ -17,17 +17,26 @@ impl Plan {
     /// First fit in order of execution: a graph here has hundreds of tensors, and first fit comes within a few percent
     /// of the lower bound on transformer graphs.
     pub fn new(graph: &Graph, align: usize) -> Plan {
+        Plan::in_pieces(graph, align, usize::MAX)
+    }
+
+    /// As [`new`](Self::new), in an arena of pieces of `piece` bytes (a multiple of `align`): no tensor that fits into one lies in two.
+    pub fn in_pieces(graph: &Graph, align: usize, piece: usize) -> Plan {
         let last_use = last_uses(graph);
         let mut plan = Plan { offsets: vec![None; graph.tensors().len()], arena: 0 };
         let mut live: Vec<(usize, usize, usize)> = Vec::new(); // (offset, bytes, last use), by offset
         let mut place = |live: &mut Vec<(usize, usize, usize)>, bytes: usize, until: usize| {
             let bytes = bytes.next_multiple_of(align);
+            let in_one = |offset: usize| {
+                let crosses = bytes <= piece && offset % piece > piece - bytes;
+                if crosses { offset.next_multiple_of(piece) } else { offset }
+            };
             let (mut offset, mut at) = (0, 0);
             for (i, &(o, b, _)) in live.iter().enumerate() {
                 if o >= offset + bytes {
                     break;
                 }
-                (offset, at) = (o + b, i + 1);
+                (offset, at) = (in_one(offset.max(o + b)), i + 1);
             }
             live.insert(at, (offset, bytes, until));
             plan.arena = plan.arena.max(offset + bytes);
@@ -144,6 +153,17 @@ mod tests {
 
     #[test]
     fn live_tensors_never_overlap() {
+        let whole = check(usize::MAX);
+        assert!(whole < 42 * 576, "nothing was reused");
+        // Two tensors and a rest in each piece; one that takes all of it.
+        assert!(check(1280) > whole);
+        check(576);
+        // Tensors are larger than a piece.
+        assert_eq!(check(512), whole);
+    }
+
+    /// Places tensors in pieces of this size; the size of the arena.
+    fn check(piece: usize) -> usize {
         let mut g = Graph::new();
         let x = g.input_f32("x", &[48, 3]).unwrap();
         let mut seen = vec![x];
@@ -154,8 +174,10 @@ mod tests {
         }
         g.output(*seen.last().unwrap());
         g.output(seen[5]);
-        let (plan, last) = (Plan::new(&g, 64), last_uses(&g));
+        let (plan, last) = (Plan::in_pieces(&g, 64, piece), last_uses(&g));
         for a in g.ids() {
+            let offset = plan.offset(a).unwrap();
+            assert!(piece < 576 || offset / piece == (offset + 575) / piece, "{a:?} at {offset} lies in two pieces");
             for b in g.ids().filter(|b| b.index() > a.index()) {
                 let (oa, ob) = (plan.offset(a).unwrap(), plan.offset(b).unwrap());
                 let forever = g.tensor(a).source == Source::Input;
@@ -164,6 +186,6 @@ mod tests {
                 }
             }
         }
-        assert!(plan.arena < 42 * 576, "nothing was reused");
+        plan.arena
     }
 }

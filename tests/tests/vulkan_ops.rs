@@ -170,6 +170,36 @@ fn divided_weights() {
     }
 }
 
+/// Intermediate results in several allocations, none of which holds them all; and one that no allocation holds.
+#[test]
+fn divided_intermediate_results() {
+    let cpu = backends::cpu(2, SimdLevel::detect());
+    let options = VulkanOptions { max_allocation: Some(200_000), ..VulkanOptions::default() };
+    let Some(gpu) = vulkan::open(options) else { return };
+    let chain = |rows: usize| {
+        let mut g = Graph::new();
+        let x = g.input_f32("x", &[256, rows]).unwrap();
+        let parts: Vec<_> = (0..16).map(|i| g.scale(x, 1.0 + 0.1 * i as f32).unwrap()).collect();
+        let y = parts.into_iter().rev().reduce(|a, b| g.add(a, b).unwrap()).unwrap();
+        g.output(y);
+        (Arc::new(g), x, y)
+    };
+    let (g, x, y) = chain(64);
+    let values: Vec<f32> = (0..256 * 64).map(|i| (i as f32).sin()).collect();
+    let run = |backend: &dyn Backend| {
+        let mut program = backend.compile(g.clone(), &Bindings::new()).unwrap();
+        program.write(x, bytemuck::cast_slice(&values)).unwrap();
+        program.run().unwrap();
+        let mut out = vec![0; g.desc(y).extent()];
+        program.read(y, &mut out).unwrap();
+        out
+    };
+    assert!(run(&gpu) == run(cpu.as_ref()));
+    let refused = gpu.compile(chain(256).0, &Bindings::new()).err().map(|e| e.to_string());
+    let expected = "tensor 'x' needs 262144 bytes in one piece, and the device allocates at most 199936";
+    assert!(refused.as_ref().is_some_and(|e| e.contains(expected)), "{refused:?}");
+}
+
 /// A lookup beyond its table: an error that says which, and the program can be run again.
 #[test]
 fn lookups_out_of_range_are_errors() {

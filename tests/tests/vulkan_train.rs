@@ -17,8 +17,10 @@ use ggml_ops::{Graph, TensorDesc};
 use gguf::{GgmlType, Gguf, TensorRole};
 use std::sync::Arc;
 
-fn on_gpu(gguf: Gguf, max_binding: Option<u64>) -> Arc<Model> {
-    let device = device::vulkan(device::VulkanOptions { max_binding, ..Default::default() }).unwrap();
+/// `limit`: bytes of a binding and of an allocation.
+fn on_gpu(gguf: Gguf, limit: Option<u64>) -> Arc<Model> {
+    let options = device::VulkanOptions { max_binding: limit, max_allocation: limit, ..Default::default() };
+    let device = device::vulkan(options).unwrap();
     Arc::new(Model::load(gguf, device, ModelOptions::default()).unwrap())
 }
 
@@ -79,7 +81,7 @@ fn every_architecture_trains_with_the_cpus_bits() {
     for (i, arch) in ARCHITECTURES.iter().enumerate() {
         for (ty, uniform) in [(GgmlType::F16, false), (GgmlType::Q4_K, false), (GgmlType::TQ1_0, true)] {
             let open = || Gguf::from_bytes(tiny(*arch, ty, uniform, 3)).unwrap();
-            let limit = (i == 0).then_some(1 << 20);
+            let limit = (i == 0).then_some(256 << 10);
             let want = train(&load(open(), 2, SimdLevel::detect()), &windows, 2);
             assert!(train(&on_gpu(open(), limit), &windows, 2) == want, "{} {ty}", arch.name());
         }

@@ -365,7 +365,8 @@ fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, 
         return Err(VulkanError::Binding { got: max_binding, least: LEAST_BINDING });
     }
     let [x, y, _] = p.max_compute_work_group_count;
-    Ok(Limits { max_binding, max_allocation: max_allocation(physical), max_groups: [x, y], integer_dot: false })
+    let max_allocation = max_allocation(physical).min(options.max_allocation.unwrap_or(u64::MAX));
+    Ok(Limits { max_binding, max_allocation, max_groups: [x, y], integer_dot: false })
 }
 
 #[cfg(test)]

@@ -46,6 +46,8 @@ pub struct VulkanOptions {
     pub device: Option<DeviceChoice>,
     /// Bytes that one binding covers, at most; `None`: as many as the driver says.
     pub max_binding: Option<u64>,
+    /// Bytes that one allocation has, at most; `None`: as many as the driver says.
+    pub max_allocation: Option<u64>,
     /// Use the integer dot product where the device has it; `None`: where it has it in hardware. Does not change results.
     pub integer_dot: Option<bool>,
     /// Measure the time of each operation; runs are slower.
@@ -66,6 +68,7 @@ impl Default for VulkanOptions {
         VulkanOptions {
             device: None,
             max_binding: None,
+            max_allocation: None,
             integer_dot: None,
             profile: false,
             max_memory: None,

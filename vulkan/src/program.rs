@@ -45,12 +45,17 @@ impl VulkanProgram {
         let gpu = &backend.gpu;
         gpu.check()?;
         graph.check_layout()?;
-        let plan = Plan::new(&graph, BINDING_ALIGN as usize);
+        let piece = (gpu.limits.max_allocation / BINDING_ALIGN * BINDING_ALIGN).max(BINDING_ALIGN);
+        let plan = Plan::in_pieces(&graph, BINDING_ALIGN as usize, usize::try_from(piece).unwrap_or(usize::MAX));
+        let arena = pieces_of(plan.arena as u64, piece);
         let mut bound = Vec::new();
-        let tensors = place(&graph, &plan, bindings, &mut bound)?;
+        let tensors = place(&graph, &plan, &arena, bindings, &mut bound)?;
         let (phases, shared) = compile(gpu, &graph, &tensors)?;
         let memories = Memories {
-            arena: gpu.allocate(plan.arena as u64, Residence::Device, "intermediate results")?,
+            arena: arena
+                .iter()
+                .map(|bytes| gpu.allocate(bytes.end - bytes.start, Residence::Device, "intermediate results"))
+                .collect::<Result<_, _>>()?,
             activations: gpu.allocate(shared.activations, Residence::Device, "rounded activations")?,
             attention: gpu.allocate(shared.attention, Residence::Device, "attention")?,
             fault: gpu.allocate(FAULT, Residence::Device, "faults")?,
@@ -150,16 +155,24 @@ impl Program for VulkanProgram {
 fn place(
     graph: &Graph,
     plan: &Plan,
+    arena: &[Range<u64>],
     bindings: &Bindings,
     bound: &mut Vec<Subbuffer<[u8]>>,
 ) -> Result<Vec<Option<Tensor>>, OpError> {
-    let arena = Arc::new(Storage { parts: vec![(0..plan.arena as u64, Memory::Arena)] });
+    let limit = arena[0].end;
+    let parts = arena.iter().enumerate().map(|(i, bytes)| (bytes.clone(), Memory::Arena(i)));
+    let arena = Arc::new(Storage { parts: parts.collect() });
     let mut roots: HashMap<TensorId, Arc<Storage>> = HashMap::new();
     let mut tensors = Vec::with_capacity(graph.tensors().len());
     for id in graph.ids() {
         let (root, offset) = graph.storage(id);
         let desc = *graph.desc(id);
         if let Some(at) = plan.offset(root) {
+            let bytes = desc.extent() as u64;
+            if bytes > limit {
+                let what = format!("tensor '{}'", graph.tensor(id).name);
+                return Err(VulkanError::Allocation { what, bytes, limit }.into());
+            }
             tensors.push(Some(Tensor { desc, offset: (at + offset) as u64, storage: arena.clone() }));
             continue;
         }
@@ -178,6 +191,11 @@ fn place(
         tensors.push(Some(Tensor { desc, offset: offset as u64, storage }));
     }
     Ok(tensors)
+}
+
+/// The arena's pieces, one allocation each; at least one.
+fn pieces_of(bytes: u64, piece: u64) -> Vec<Range<u64>> {
+    (0..bytes.div_ceil(piece).max(1)).map(|i| i * piece..((i + 1) * piece).min(bytes)).collect()
 }
 
 fn bind(
@@ -229,7 +247,7 @@ fn compile(gpu: &Gpu, graph: &Graph, tensors: &[Option<Tensor>]) -> Result<(Vec<
 
 /// The memory of a program.
 struct Memories {
-    arena: Subbuffer<[u8]>,
+    arena: Vec<Subbuffer<[u8]>>,
     activations: Subbuffer<[u8]>,
     attention: Subbuffer<[u8]>,
     fault: Subbuffer<[u8]>,
@@ -239,7 +257,7 @@ struct Memories {
 impl Memories {
     fn get(&self, memory: Memory) -> &Subbuffer<[u8]> {
         match memory {
-            Memory::Arena => &self.arena,
+            Memory::Arena(i) => &self.arena[i],
             Memory::Activations => &self.activations,
             Memory::Attention => &self.attention,
             Memory::Fault => &self.fault,
@@ -333,10 +351,12 @@ fn record(
     let mut recorder = Recorder::new(gpu.clone(), timestamps)?;
     recorder.barrier(Barrier::Start)?;
     recorder.clear(&memories.fault)?;
-    for (id, place) in host.inputs.iter().filter(|(_, place)| !place.is_empty()) {
+    for (id, place) in host.inputs {
         let (Some(t), Some(upload)) = (&tensors[id.index()], host.upload) else { continue };
-        let bytes = t.offset..t.offset + (place.end - place.start);
-        recorder.copy(&upload.clone().slice(place.clone()), &memories.slice(Memory::Arena, bytes))?;
+        for (memory, bytes, at) in pieces(t) {
+            let from = place.start + at..place.start + at + (bytes.end - bytes.start);
+            recorder.copy(&upload.clone().slice(from), &memories.slice(memory, bytes))?;
+        }
     }
     recorder.barrier(Barrier::CopiesToKernels)?;
     recorder.timestamp(0)?;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 /// Memory of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Memory {
-    /// Inputs and intermediate results.
-    Arena,
+    /// A piece of what holds inputs and intermediate results.
+    Arena(usize),
     /// Rounded activations.
     Activations,
     /// Scores and partial results of attention.
