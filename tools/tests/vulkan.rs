@@ -297,9 +297,9 @@ fn perplexity_survives_a_lost_gpu() {
     assert!(moved > 1, "{moved}");
 }
 
-/// Training on a GPU that is lost: a checkpoint from the host's memory, from which the CPU goes on to the same adapter.
+/// Training on a GPU that fails: a checkpoint from the host's memory, from which the CPU goes on to the same adapter.
 #[test]
-fn training_survives_a_lost_gpu() {
+fn training_survives_a_gpu_that_fails() {
     if is_missing() {
         return;
     }
