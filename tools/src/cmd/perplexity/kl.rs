@@ -248,4 +248,32 @@ mod tests {
         assert!((sums.mean_kld().0 - kld * half).abs() < 1e-6);
         assert!((sums.same_top().0 - half).abs() < 1e-12);
     }
+
+    /// On the same logits, the figures of llama.cpp's formulas (fixture by `generate.py` beside it).
+    #[test]
+    fn figures_of_the_same_logits() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/perplexity");
+        let mut base = BaseReader::open(&dir.join("same_logits.kld")).unwrap();
+        let bytes = std::fs::read(dir.join("same_logits.f32")).unwrap();
+        let logits: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let header = base.header();
+        let targets = base.tokens()[header.n_ctx - header.n_scored()..].to_vec();
+        let (mut sums, mut row) = (Sums::default(), Vec::new());
+        for (logits, token) in logits.chunks_exact(header.n_vocab).zip(targets) {
+            base.row(&mut row).unwrap();
+            sums.push(logits, &row, token);
+        }
+        assert_eq!(sums.n, header.n_scored());
+        let text = sums.statistics();
+        let want: serde_json::Value =
+            serde_json::from_str(&std::fs::read_to_string(dir.join("same_logits.json")).unwrap()).unwrap();
+        for (name, want) in want.as_object().unwrap() {
+            let line = text.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+            let printed = line.split_once(':').unwrap().1.trim().split([' ', '%']).next().unwrap();
+            let (got, want): (f64, f64) = (printed.parse().unwrap(), want.as_f64().unwrap());
+            // A step of the last decimal that is printed, and six digits.
+            let step = 0.1f64.powi(printed.split_once('.').unwrap().1.len() as i32);
+            assert!((got - want).abs() <= step + want.abs() * 1e-6, "{name}: {got}, not {want}");
+        }
+    }
 }
