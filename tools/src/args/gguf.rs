@@ -150,7 +150,7 @@ pub struct SetArgs {
     #[arg(long, value_name = "TYPE", value_parser = value_type)]
     pub r#type: Option<ValueType>,
     /// The model, the file to write, the key and its value
-    #[arg(value_name = "IN.gguf OUT.gguf KEY VALUE", required = true, num_args = 4, allow_negative_numbers = true)]
+    #[arg(value_names = ["IN.gguf", "OUT.gguf", "KEY", "VALUE"], required = true, num_args = 4, allow_negative_numbers = true)]
     pub words: Vec<OsString>,
 }
 
