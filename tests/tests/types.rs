@@ -54,7 +54,7 @@ fn every_type_computes_what_llama_cpp_computes() {
             }
         }
         positions += rows.len();
-        // int8 rounding of activations alone leaves some 2e-5 (blocks of 32) or 6e-5 (of 256).
+        // Last bits that change how activations round leave some 2e-5 (blocks of 32) or 4e-5 (of 256): docs/numerics.md.
         let mean = distance / rows.len() as f64;
         assert!(mean < 2e-4, "{name}: {mean:e}");
     }
