@@ -211,6 +211,9 @@ unsafe fn vector<S: Simd>(query: Query) {
         let rows = [j, j + 1, j + 2, j + 3].map(|j| j.min(n - 1) * k_stride);
         // SAFETY: the caller's promise; every row is visible, and i + 16 <= q.len().
         let dots = unsafe {
+            for row in j..j + 4 {
+                fetch::<S>(k.wrapping_add((row + AHEAD) * k_stride), 2 * q.len());
+            }
             let mut acc = [S::zero_f(); 4];
             for i in (0..q.len()).step_by(16) {
                 let q = S::load_f(q.as_ptr().add(i));
@@ -249,6 +252,26 @@ unsafe fn vector<S: Simd>(query: Query) {
     normalize(y, total);
 }
 
+/// Positions whose rows are fetched ahead: those of a head lie far apart, where no processor looks for them by itself.
+#[cfg(target_arch = "x86_64")]
+const AHEAD: usize = 96;
+
+/// Fetches a row; where there is none, nothing happens.
+///
+/// # Safety
+/// The processor has the features of `S`.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn fetch<S: Simd>(row: *const u8, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for at in (0..bytes).step_by(64) {
+            S::prefetch(row.wrapping_add(at));
+        }
+        S::prefetch(row.wrapping_add(bytes - 1));
+    }
+}
+
 /// Adds the weighted sum of 16 W columns of V to `y`.
 ///
 /// # Safety
@@ -260,6 +283,7 @@ unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride:
     unsafe {
         let mut acc = [S::zero_f(); W];
         for (j, &p) in weights.iter().enumerate() {
+            fetch::<S>(v.wrapping_add((j + AHEAD) * stride), 32 * W);
             let (p, row) = (S::splat_f(p), v.add(j * stride).cast::<u16>());
             for (i, acc) in acc.iter_mut().enumerate() {
                 *acc = S::add_f(*acc, S::mul_f(p, S::load_f16(row.add(16 * i))));
