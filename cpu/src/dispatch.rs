@@ -53,7 +53,7 @@ pub(crate) fn activation_bytes(graph: &Graph, backend: &CpuBackend) -> usize {
     let bytes = |op: &Op, src: &[ggml_ops::TensorId]| match op {
         Op::MulMat(op) => {
             let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
-            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, x))
+            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, w, x))
         }
         Op::OutProd(op) => {
             let (a, b) = (graph.desc(src[0]), graph.desc(src[1]));

@@ -211,8 +211,13 @@ unsafe fn vector<S: Simd>(query: Query) {
         let rows = [j, j + 1, j + 2, j + 3].map(|j| j.min(n - 1) * k_stride);
         // SAFETY: the caller's promise; every row is visible, and i + 16 <= q.len().
         let dots = unsafe {
-            for row in j..j + 4 {
-                fetch::<S>(k.wrapping_add((row + AHEAD) * k_stride), 2 * q.len());
+            // Of K, and of V when that comes next.
+            for ahead in j + AHEAD..j + AHEAD + 4 {
+                if ahead < n {
+                    fetch(k.add(ahead * k_stride), 2 * q.len());
+                } else if ahead - n < n {
+                    fetch(v.add((ahead - n) * v_stride), 2 * len);
+                }
             }
             let mut acc = [S::zero_f(); 4];
             for i in (0..q.len()).step_by(16) {
@@ -240,10 +245,10 @@ unsafe fn vector<S: Simd>(query: Query) {
                 let v = v.add(start * v_stride + 2 * d);
                 let y = y.as_mut_ptr().add(d);
                 if len - d >= 64 {
-                    values::<S, 4>(weights, v, v_stride, y);
+                    values::<S, 4>(weights, v, v_stride, n - start, y);
                     d += 64;
                 } else {
-                    values::<S, 1>(weights, v, v_stride, y);
+                    values::<S, 1>(weights, v, v_stride, n - start, y);
                     d += 16;
                 }
             }
@@ -253,37 +258,39 @@ unsafe fn vector<S: Simd>(query: Query) {
 }
 
 /// Positions whose rows are fetched ahead: those of a head lie far apart, where no processor looks for them by itself.
-#[cfg(target_arch = "x86_64")]
-const AHEAD: usize = 96;
+pub(super) const AHEAD: usize = 96;
 
-/// Fetches a row; where there is none, nothing happens.
-///
-/// # Safety
-/// The processor has the features of `S`.
-#[cfg(target_arch = "x86_64")]
+/// Fetches a row of the cache from memory.
 #[inline(always)]
-unsafe fn fetch<S: Simd>(row: *const u8, bytes: usize) {
-    // SAFETY: the caller's promise.
+pub(super) fn fetch(row: *const u8, bytes: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is there on every x86-64, and fetching does nothing where nothing is mapped.
     unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         for at in (0..bytes).step_by(64) {
-            S::prefetch(row.wrapping_add(at));
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());
         }
-        S::prefetch(row.wrapping_add(bytes - 1));
+        // A row may begin within a line.
+        _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(bytes.saturating_sub(1)).cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (row, bytes);
 }
 
-/// Adds the weighted sum of 16 W columns of V to `y`.
+/// Adds the weighted sum of 16 W columns of V to `y`; `left` positions are visible from the first on.
 ///
 /// # Safety
 /// As [`vector`]; `v` points to the first column of the first position, `y` to 16 W floats.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride: usize, y: *mut f32) {
+unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride: usize, left: usize, y: *mut f32) {
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [S::zero_f(); W];
         for (j, &p) in weights.iter().enumerate() {
-            fetch::<S>(v.wrapping_add((j + AHEAD) * stride), 32 * W);
+            if j + AHEAD < left {
+                fetch(v.add((j + AHEAD) * stride), 32 * W);
+            }
             let (p, row) = (S::splat_f(p), v.add(j * stride).cast::<u16>());
             for (i, acc) in acc.iter_mut().enumerate() {
                 *acc = S::add_f(*acc, S::mul_f(p, S::load_f16(row.add(16 * i))));

@@ -1,7 +1,7 @@
 //! Attention for a few queries over a cache of another type than F16, with the bits that decoded rows have in
 //! docs/numerics.md. A row is decoded once for all query heads that read it.
 
-use super::flash_attn_ext::{CHUNK, chunks, normalize, soften, visible};
+use super::flash_attn_ext::{AHEAD, CHUNK, chunks, fetch, normalize, soften, visible};
 use super::gemm_f32::{Gemm, MatMul, Plain};
 use super::sum64;
 use crate::out_prod::decode::row_to_f32;
@@ -68,15 +68,20 @@ pub(super) fn few(c: Compiler, scale: f32) -> Vec<Step> {
     vec![Step::shared(run, reads, vec![dst.span()])]
 }
 
+/// Bytes of a row of a cache: the shape rule let only whole blocks pass.
+fn row_bytes(cache: &RawTensor) -> usize {
+    cache.desc.ne[0] / cache.desc.ty.block_size() * cache.desc.ty.type_size()
+}
+
 /// Decodes the row of a cache that lies `offset` bytes behind its first.
 ///
 /// # Safety
 /// The row exists and nobody writes it meanwhile; as many floats may be written.
 pub(super) unsafe fn decode(level: SimdLevel, cache: &RawTensor, offset: usize, to: *mut f32) {
     let (ty, n) = (cache.desc.ty, cache.desc.ne[0]);
-    // SAFETY: the caller's promise; the shape rule let only rows of whole blocks pass.
+    // SAFETY: the caller's promise.
     unsafe {
-        let row = std::slice::from_raw_parts(cache.at(offset).cast_const(), n / ty.block_size() * ty.type_size());
+        let row = std::slice::from_raw_parts(cache.at(offset).cast_const(), row_bytes(cache));
         row_to_f32(level, ty, row, std::slice::from_raw_parts_mut(to, n));
     }
 }
@@ -132,7 +137,11 @@ unsafe fn body<M: MatMul>(b: &Part) {
         let rows = sums.add(b.heads * dv);
         let load = |cache: &RawTensor, from: usize, n: usize| {
             for j in 0..n {
-                let at = cache.desc.row_offset(b.head_kv, from + j, seq);
+                let row = |position| cache.desc.row_offset(b.head_kv, position, seq);
+                if from + j + AHEAD < end {
+                    fetch(cache.at(row(from + j + AHEAD)), row_bytes(cache));
+                }
+                let at = row(from + j);
                 decode(b.level, cache, at, rows.add(j * cache.desc.ne[0]));
             }
         };

@@ -18,9 +18,16 @@ pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc) -> Result<WeightKind, OpE
     })
 }
 
-/// Bytes for the rounded activations of `x`.
-pub(crate) fn activation_bytes(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
-    one_batch(level, kind, x) * x.ne[2] * x.ne[3]
+/// Bytes for the prepared activations of `x`.
+pub(crate) fn activation_bytes(level: SimdLevel, kind: WeightKind, w: &TensorDesc, x: &TensorDesc) -> usize {
+    if in_place(kind, w) { 0 } else { one_batch(level, kind, x) * x.ne[2] * x.ne[3] }
+}
+
+/// Whether activations are read where they are. Floats could always be: with more rows than an adapter's A has, it pays to
+/// copy them to distances that suit the caches.
+fn in_place(kind: WeightKind, w: &TensorDesc) -> bool {
+    const FEW_ROWS: usize = 64;
+    kind.act_format() == ActFormat::F32 && w.ne[0].is_multiple_of(16) && w.ne[1] <= FEW_ROWS
 }
 
 fn one_batch(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
@@ -34,19 +41,19 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let (k, n_out) = (w.desc.ne[0], w.desc.ne[1]);
     let (n, batches) = (x.desc.ne[1], x.desc.ne[2] * x.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(scratch_size(level, kind, k));
-    let memory = c
-        .shared
-        .activations
-        .clone()
-        .ok_or_else(|| OpError::Backend { backend: "cpu", what: "no memory was planned for activations".into() })?;
+    let in_place = in_place(kind, &w.desc);
+    let missing = || OpError::Backend { backend: "cpu", what: "no memory was planned for activations".into() };
+    let memory = if in_place { None } else { Some(c.shared.activations.clone().ok_or_else(missing)?) };
     let stride = one_batch(level, kind, &x.desc);
-    let act_span = memory.as_ptr() as usize..memory.as_ptr() as usize + stride * batches;
+    let act_span = memory
+        .as_ref()
+        .map_or_else(|| x.span(), |memory| memory.as_ptr() as usize..memory.as_ptr() as usize + stride * batches);
     let mut steps = Vec::new();
 
-    // For few rows (an adapter's A) floats are read where they are: copied, to distances that suit the caches, they are for more.
-    let in_place = format == ActFormat::F32 && k % 16 == 0 && n_out <= FEW_ROWS;
     // Projections of the same input follow each other (q k v; gate up): it is rounded once.
-    if !in_place && c.shared.holds != Some((c.src_ids[1], format)) {
+    if let Some(memory) = &memory
+        && c.shared.holds != Some((c.src_ids[1], format))
+    {
         c.shared.holds = Some((c.src_ids[1], format));
         let to = memory.clone();
         let run = move |work: &Work| {
@@ -71,10 +78,10 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let dense = w.desc.nb[1] == kind.row_bytes(k);
     let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
     let portions = n_out.div_ceil(grain);
-    // They are shared out by tokens, too.
+    // Few rows are shared out by tokens.
     let by_tokens = dense && in_place && portions * batches < c.threads;
     let token_grain = if by_tokens { n.div_ceil(2 * c.threads).next_multiple_of(8) } else { n };
-    let parts = n.div_ceil(token_grain.max(1));
+    let parts = n.div_ceil(token_grain);
     let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
     let (start, row_bytes) = (w.span().start, w.desc.nb[1]);
     // Within one batch the weights of a portion are known before its turn.
@@ -91,47 +98,26 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
             let (i2, i3) = (batch % x.desc.ne[2], batch / x.desc.ne[2]);
             let (r0, r1) = (portion * grain, (portion * grain + grain).min(n_out));
             // SAFETY: rows r0..r1 of this batch's weights exist and, if more than one, follow each other; the
-            // activations were prepared in an earlier step, or are floats of x, whose rows are contiguous; these columns of the result belong to this item; the
-            // scratch is this thread's own, of the size asked for.
+            // activations were prepared in an earlier step, or are x itself, whose rows are contiguous; these columns
+            // and tokens of the result belong to this item; the scratch is this thread's own, of the size asked for.
             unsafe {
                 let from = w.at(w.desc.row_offset(0, i2 / r2, i3 / r3));
                 let to = dst.at(dst.desc.row_offset(t0, i2, i3)).cast::<f32>();
-                let (act, act_stride) = if in_place {
-                    (x.at(x.desc.row_offset(t0, i2, i3)), x.desc.nb[1])
-                } else {
-                    (memory.as_ptr().add(batch * stride), act_stride)
+                let (act, act_stride) = match &memory {
+                    Some(memory) => (memory.as_ptr().add(batch * stride), act_stride),
+                    None => (x.at(x.desc.row_offset(t0, i2, i3)), x.desc.nb[1]),
                 };
                 let y_stride = dst.desc.nb[1] / 4;
-                if dense {
-                    multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, work.scratch, work.fetch);
-                } else {
-                    let row = from.add(r0 * row_bytes);
-                    multiply(
-                        level,
-                        kind,
-                        k,
-                        row,
-                        0,
-                        1,
-                        n,
-                        act,
-                        act_stride,
-                        to.add(r0),
-                        y_stride,
-                        work.scratch,
-                        work.fetch,
-                    );
-                }
+                let (from, r0, r1, to) =
+                    if dense { (from, r0, r1, to) } else { (from.add(r0 * row_bytes), 0, 1, to.add(r0)) };
+                multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, work.scratch, work.fetch);
             }
         });
     };
-    let reads = vec![if in_place { x.span() } else { act_span }, w.span()];
+    let reads = vec![act_span, w.span()];
     steps.push(Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false, weights });
     Ok(steps)
 }
-
-/// So few rows that copying the activations costs more than it gains.
-const FEW_ROWS: usize = 64;
 
 /// Rows that a thread takes at a time: some ten portions for each, so that all end together, and no portion so small
 /// that taking it costs more than computing it.

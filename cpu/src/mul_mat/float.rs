@@ -48,14 +48,11 @@ impl Float for Bf16 {
 pub(super) unsafe fn mul_mat<W: Float>(job: &Job) {
     // SAFETY: the caller's promises.
     unsafe {
-        if job.n == 1 {
-            vector::run(job.level, &Token::<W>(PhantomData), job);
-        } else if job.k <= 8 {
-            vector::run(job.level, &Short::<W, 8>(PhantomData), job);
-        } else if job.k <= 16 {
-            vector::run(job.level, &Short::<W, 16>(PhantomData), job);
-        } else {
-            vector::run(job.level, &Gemm::<W>(PhantomData), job);
+        match (job.n, job.k) {
+            (1, _) => vector::run(job.level, &Token::<W>(PhantomData), job),
+            (_, 1..=8) => vector::run(job.level, &Short::<W, 8>(PhantomData), job),
+            (_, 9..=16) => vector::run(job.level, &Short::<W, 16>(PhantomData), job),
+            _ => vector::run(job.level, &Gemm::<W>(PhantomData), job),
         }
     }
 }

@@ -11,7 +11,8 @@ use fabric_engine::train::{Error, TrainOptions, Trainer};
 use fabric_engine::{Model, ModelOptions};
 use fabric_tests::golden::model;
 use fabric_tests::models::{N_VOCAB, bits, load, logits, tiny};
-use gguf::{GgmlType, Gguf, Metadata, TensorRole, Writer};
+use ggml_ops::quants;
+use gguf::{GgmlType, Gguf, Metadata, TensorInfo, TensorRole, Writer};
 use std::sync::Arc;
 
 fn bitnet(threads: usize, simd: SimdLevel) -> Arc<Model> {
@@ -80,23 +81,48 @@ fn a_batch_is_the_mean_over_its_tokens() {
 /// `--backward-type bf16`, on processors that have it (elsewhere there is nothing to differ).
 #[test]
 fn gradients_in_bf16_are_within_a_hundredth() {
-    let gguf = || Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
-    let gradients = |bf16_gradients| {
-        let cpu = CpuOptions { threads: Some(2), bf16_gradients, ..CpuOptions::default() };
-        let device = Arc::new(CpuBackend::new(cpu).unwrap());
-        let there = device.bf16_gradients();
-        let m = Arc::new(Model::load(gguf(), device, ModelOptions::default()).unwrap());
-        let data = shakespeare(&m);
-        let windows: Vec<Window> = (0..2).map(|i| data.train.window(i).unwrap()).collect();
-        let mut t = trainer(&m, adapter(&m, "lora/adapter-final.gguf"), options(), &data);
-        (t.gradients(&windows).unwrap(), there)
-    };
-    let ((f32, _), (bf16, there)) = (gradients(false), gradients(true));
-    assert_eq!(f32.0, bf16.0, "the loss is that of f32");
-    for ((name, want), (_, got)) in f32.1.iter().zip(&bf16.1) {
-        let error = relative_error(got, want);
-        assert!(error < 1e-2 && (error > 0.0) == there, "{name}: {error:.1e}");
+    let file = Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    // Through the output matrix alone, and through every matrix.
+    for (what, file) in [("ternary", as_type(&file, GgmlType::TQ2_0)), ("F16", as_type(&file, GgmlType::F16))] {
+        let gradients = |bf16_gradients| {
+            let cpu = CpuOptions { threads: Some(2), bf16_gradients, ..CpuOptions::default() };
+            let device = Arc::new(CpuBackend::new(cpu).unwrap());
+            let there = device.bf16_gradients();
+            let file = Gguf::from_bytes(file.clone()).unwrap();
+            let m = Arc::new(Model::load(file, device, ModelOptions::default()).unwrap());
+            let data = shakespeare(&m);
+            let windows: Vec<Window> = (0..2).map(|i| data.train.window(i).unwrap()).collect();
+            let mut t = trainer(&m, adapter(&m, "lora/adapter-final.gguf"), options(), &data);
+            (t.gradients(&windows).unwrap(), there)
+        };
+        let ((f32, _), (bf16, there)) = (gradients(false), gradients(true));
+        assert_eq!(f32.0, bf16.0, "{what}: the loss is that of f32");
+        for ((name, want), (_, got)) in f32.1.iter().zip(&bf16.1) {
+            let error = relative_error(got, want);
+            assert!(error < 1e-2 && (error > 0.0) == there, "{what}: {name}: {error:.1e}");
+        }
     }
+}
+
+/// The same model with its ternary matrices in another type.
+fn as_type(file: &Gguf, ty: GgmlType) -> Vec<u8> {
+    let type_of = |t: &TensorInfo| if t.ty == GgmlType::TQ2_0 { ty } else { t.ty };
+    let mut writer = Writer::new(file.metadata().clone()).unwrap();
+    for t in file.tensors() {
+        writer.add_tensor(&t.name, type_of(t), &t.ne[..t.n_dims as usize]).unwrap();
+    }
+    let mut out = writer.start(Vec::new()).unwrap();
+    for t in file.tensors() {
+        let mut values = vec![0.0; t.ne.iter().product()];
+        let mut bytes = file.data(t).to_vec();
+        if t.ty != type_of(t) {
+            quants::dequantize(t.ty, &bytes, &mut values).unwrap();
+            bytes.resize(type_of(t).row_size(values.len()).unwrap(), 0);
+            quants::quantize(ty, &values, &mut bytes).unwrap();
+        }
+        out.write_tensor(&t.name, &bytes).unwrap();
+    }
+    out.into_inner().unwrap()
 }
 
 #[test]
