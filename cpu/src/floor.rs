@@ -94,7 +94,7 @@ impl Floor {
         #[cfg(target_arch = "x86_64")]
         if level == SimdLevel::Amx {
             // SAFETY: a backend only takes a level that the processor has.
-            return measure(&|| unsafe { crate::mul_mat::amx::tiles::multiply_in_registers() });
+            return measure(&|| unsafe { crate::amx::multiply_in_registers() });
         }
         #[cfg(target_arch = "x86_64")]
         if level != SimdLevel::Scalar {

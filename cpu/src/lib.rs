@@ -10,6 +10,8 @@
 //! 3. write the arithmetic as docs/numerics.md says, in a `multiversion!` body or over `Simd`, so that all levels agree;
 //! 4. run `cargo test -p fabric-tests --test ops_vs_reference`: it runs the operation's cases at every level.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod dispatch;
 pub mod floor;
 mod kernels;

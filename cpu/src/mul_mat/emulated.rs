@@ -1,71 +1,16 @@
-//! Instructions that few processors have, in plain Rust: with them, unit tests run the kernels of `amx` and of AVX-VNNI
-//! on any machine. Where the processor has the instructions, `tests/mul_mat.rs` runs the same kernels on them.
+//! Instructions that few processors have, in plain Rust (the tiles' are in `crate::amx`): with them, unit tests run the kernels of
+//! `amx` and of AVX-VNNI on any machine. Where the processor has the instructions, `tests/mul_mat.rs` runs the same kernels on them.
 
 use std::arch::x86_64::*;
 
-use super::amx::tiles::{self, Panel};
+use super::amx;
 use super::vector::Simd;
 use super::vector_avx2::{self, Avx2};
 use super::{TernaryType, WeightKind, act_size, act_stride, mul_mat, prepare, scratch_size};
+use crate::amx::emulated::Tiles;
 use crate::simd::SimdLevel;
 
-/// The tiles of AMX, as Intel's manual describes them.
-pub(super) struct Tiles {
-    configured: bool,
-}
-
-/// 16 rows of 64 bytes.
-type Tile = [[u8; 64]; 16];
-
-/// `TILELOADD`
-unsafe fn tileload(p: *const u8, stride: usize) -> Tile {
-    // SAFETY: the caller has 16 rows of 64 bytes.
-    std::array::from_fn(|row| unsafe { p.add(row * stride).cast::<[u8; 64]>().read() })
-}
-
-/// `TDPBSSD`: the rows of `a` have groups of four int8, the columns of `b` as well.
-fn dpbssd(c: &mut [[i32; 16]; 16], a: &Tile, b: &Tile) {
-    for (c, a) in c.iter_mut().zip(a) {
-        for (n, c) in c.iter_mut().enumerate() {
-            for (a, b) in a.as_chunks::<4>().0.iter().zip(b) {
-                for i in 0..4 {
-                    let product = i32::from(a[i] as i8) * i32::from(b[4 * n + i] as i8);
-                    *c = c.wrapping_add(product);
-                }
-            }
-        }
-    }
-}
-
-impl tiles::Tiles for Tiles {
-    unsafe fn configure() -> Self {
-        Tiles { configured: true }
-    }
-
-    unsafe fn dot_2x2(
-        &self,
-        x: [*const u8; 2],
-        x_stride: usize,
-        w: [*const u8; 2],
-        steps: usize,
-        add: bool,
-        out: *mut Panel,
-    ) {
-        assert!(self.configured);
-        // SAFETY: the caller's promises.
-        unsafe {
-            let mut c = if add { out.read().0 } else { [[[[0; 16]; 16]; 2]; 2] };
-            for step in 0..steps {
-                for (c, x) in c.iter_mut().zip(x) {
-                    for (c, w) in c.iter_mut().zip(w) {
-                        dpbssd(c, &tileload(x.add(64 * step), x_stride), &tileload(w.add(1024 * step), 64));
-                    }
-                }
-            }
-            out.write(Panel(c));
-        }
-    }
-
+impl amx::Unpack for Tiles {
     type S = Avx2;
 
     unsafe fn transpose(rows: [*const u8; 16]) -> [<Avx2 as Simd>::B; 16] {
@@ -208,7 +153,7 @@ fn shuffles_transpose() {
     let rows: [[u8; 64]; 16] = std::array::from_fn(|_| std::array::from_fn(|_| next() as u8));
     let rows = rows.each_ref().map(|row| row.as_ptr());
     // SAFETY: the processor has AVX-512F; each row has 64 bytes.
-    let got = unsafe { tiles::transpose(rows) };
+    let got = unsafe { amx::transpose(rows) };
     // SAFETY: both are 64 bytes of plain data.
     let got = got.map(|line| unsafe { std::mem::transmute::<__m512i, [u32; 16]>(line) });
     assert_eq!(got, plain_transpose(rows));

@@ -15,7 +15,7 @@ mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod act;
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod amx;
+mod amx;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod emulated;
 mod fetch;

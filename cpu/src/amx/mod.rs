@@ -1,48 +1,54 @@
 //! AMX on stable Rust: detection, permission, and the instructions as inline assembly.
+//!
+//! Kernels are written over [`Tiles`]; unit tests run them on an emulation ([`emulated`]), on any processor.
+
+#[cfg(test)]
+pub(crate) mod emulated;
 
 use std::arch::asm;
-use std::arch::x86_64::*;
+use std::arch::x86_64::{__cpuid, __cpuid_count};
 use std::sync::OnceLock;
 
-use super::TOKENS;
-use crate::mul_mat::vector::Simd;
-use crate::mul_mat::vector_avx512::Avx512Vnni;
+/// Lines of a tile, of 64 bytes each.
+pub(crate) const LINES: usize = 16;
 
-/// The sums of two tiles of tokens times two tiles of rows: `[token / 16][row / 16][token % 16][row % 16]`.
+/// The sums of two tiles on the left times two on the right: `[left][right][line of left][column of right]`.
 #[repr(C, align(64))]
-pub(in crate::mul_mat) struct Panel(pub [[[[i32; 16]; TOKENS]; 2]; 2]);
+pub(crate) struct Panel<T>(pub [[[[T; 16]; LINES]; 2]; 2]);
 
-/// What the kernel needs of AMX. Tests put an emulation in its place.
-pub(in crate::mul_mat) trait Tiles {
+/// Two tiles in memory, and after each of them those that are multiplied next and added to the same sums.
+#[derive(Clone, Copy)]
+pub(crate) struct Two {
+    /// Byte 0 of the first of each.
+    pub at: [*const u8; 2],
+    /// Bytes between the lines of a tile.
+    pub line: usize,
+    /// Bytes from a tile to the next.
+    pub next: usize,
+}
+
+/// What kernels need of AMX.
+///
+/// On the left, a line has what is summed: 64 int8, or 32 bf16. On the right, line q has four int8 of each of 16 columns, values
+/// 4 q .. 4 q + 4 of what is summed, or two bf16, values 2 q and 2 q + 1.
+pub(crate) trait Tiles {
     /// Gets the tiles of this thread ready; they are given back when the value is dropped.
     ///
     /// # Safety
     /// The processor has the tiles, and nobody else on this thread uses them meanwhile.
     unsafe fn configure() -> Self;
 
-    /// Multiplies `steps` tiles of int8 activations, `x_stride` bytes from token to token and 64 from tile to tile,
-    /// with `steps` tiles of weights that follow each other, and writes the sums to `out` (`add`: adds them).
+    /// Multiplies `steps` tiles of int8 and writes the sums to `out` (`add`: adds them). Without steps, `out` stays as it is.
     ///
     /// # Safety
     /// All tiles can be read; `out` can be written and, for `add`, holds sums.
-    unsafe fn dot_2x2(
-        &self,
-        x: [*const u8; 2],
-        x_stride: usize,
-        w: [*const u8; 2],
-        steps: usize,
-        add: bool,
-        out: *mut Panel,
-    );
+    unsafe fn dot_i8(&self, left: &Two, right: &Two, steps: usize, add: bool, out: *mut Panel<i32>);
 
-    /// What unpacks the weights.
-    type S: Simd;
-
-    /// The 64 bytes at each pointer: four bytes of all rows, then the next four.
+    /// The same of bf16, without `add`.
     ///
     /// # Safety
-    /// The processor has the features of `S`; 64 bytes can be read at each pointer.
-    unsafe fn transpose(rows: [*const u8; 16]) -> [<Self::S as Simd>::B; 16];
+    /// As [`Tiles::dot_i8`]; the processor has the products ([`has_bf16`]).
+    unsafe fn dot_bf16(&self, left: &Two, right: &Two, steps: usize, out: *mut Panel<f32>);
 }
 
 /// Whether the processor has AMX's int8 tiles and the system lets this process use them. Asks the system once.
@@ -51,12 +57,19 @@ pub(crate) fn available() -> bool {
     *AVAILABLE.get_or_init(|| detect() && permitted())
 }
 
+/// Whether it has their products of bf16 as well; in unit tests, the emulation does.
+pub(crate) fn has_bf16() -> bool {
+    cfg!(test) || available() && features() & 1 << 22 != 0
+}
+
+/// EDX of CPUID's leaf 7.
+fn features() -> u32 {
+    if __cpuid(0).eax < 7 { 0 } else { __cpuid_count(7, 0).edx }
+}
+
 fn detect() -> bool {
-    if __cpuid(0).eax < 7 {
-        return false;
-    }
     let tile_and_int8 = 1 << 24 | 1 << 25;
-    let has_tiles = __cpuid_count(7, 0).edx & tile_and_int8 == tile_and_int8;
+    let has_tiles = features() & tile_and_int8 == tile_and_int8;
     let os_uses_xsave = __cpuid(1).ecx & 1 << 27 != 0;
     if !has_tiles || !os_uses_xsave {
         return false;
@@ -117,7 +130,7 @@ static CONFIG: Config = Config {
 };
 
 /// The instructions.
-pub(in crate::mul_mat) struct Amx(());
+pub(crate) struct Amx(());
 
 impl Drop for Amx {
     fn drop(&mut self) {
@@ -126,42 +139,52 @@ impl Drop for Amx {
     }
 }
 
-/// `dot_2x2`, after the instructions given have filled the sums tmm0 to tmm3.
+/// Products by the instruction `$dot`, after the instructions given have filled the sums tmm0 to tmm3.
 macro_rules! dot_2x2 {
-    ([$($fill:literal),*], $x:expr, $x_stride:expr, $w:expr, $steps:expr, $out:expr) => {
+    ([$($fill:literal),*], $dot:literal, $left:expr, $right:expr, $steps:expr, $out:expr) => {
         asm!(
             $($fill,)*
             "2:",
-            "tileloadd tmm4, [{x0} + {x_stride}*1]",
-            "tileloadd tmm6, [{w0} + {line}*1]",
-            "tdpbssd tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{w1} + {line}*1]",
-            "tdpbssd tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{x1} + {x_stride}*1]",
-            "tdpbssd tmm2, tmm5, tmm6",
-            "tdpbssd tmm3, tmm5, tmm7",
-            "add {x0}, 64",
-            "add {x1}, 64",
-            "add {w0}, 1024",
-            "add {w1}, 1024",
+            "tileloadd tmm4, [{x0} + {x_line}*1]",
+            "tileloadd tmm6, [{w0} + {w_line}*1]",
+            concat!($dot, " tmm0, tmm4, tmm6"),
+            "tileloadd tmm7, [{w1} + {w_line}*1]",
+            concat!($dot, " tmm1, tmm4, tmm7"),
+            "tileloadd tmm5, [{x1} + {x_line}*1]",
+            concat!($dot, " tmm2, tmm5, tmm6"),
+            concat!($dot, " tmm3, tmm5, tmm7"),
+            "add {x0}, {x_next}",
+            "add {x1}, {x_next}",
+            "add {w0}, {w_next}",
+            "add {w1}, {w_next}",
             "dec {steps}",
             "jnz 2b",
             "tilestored [{out} + {line}*1], tmm0",
             "tilestored [{out} + {line}*1 + 1024], tmm1",
             "tilestored [{out} + {line}*1 + 2048], tmm2",
             "tilestored [{out} + {line}*1 + 3072], tmm3",
-            x0 = inout(reg) $x[0] => _,
-            x1 = inout(reg) $x[1] => _,
-            w0 = inout(reg) $w[0] => _,
-            w1 = inout(reg) $w[1] => _,
+            x0 = inout(reg) $left.at[0] => _,
+            x1 = inout(reg) $left.at[1] => _,
+            w0 = inout(reg) $right.at[0] => _,
+            w1 = inout(reg) $right.at[1] => _,
             steps = inout(reg) $steps => _,
-            x_stride = in(reg) $x_stride,
+            x_line = in(reg) $left.line,
+            x_next = in(reg) $left.next,
+            w_line = in(reg) $right.line,
+            w_next = in(reg) $right.next,
             line = in(reg) 64usize,
             out = in(reg) $out,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
         )
+    };
+}
+
+/// The same from zero.
+macro_rules! dot_2x2_from_zero {
+    ($dot:literal, $($arg:expr),*) => {
+        dot_2x2!(["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"], $dot, $($arg),*)
     };
 }
 
@@ -176,15 +199,7 @@ impl Tiles for Amx {
     }
 
     #[inline(always)]
-    unsafe fn dot_2x2(
-        &self,
-        x: [*const u8; 2],
-        x_stride: usize,
-        w: [*const u8; 2],
-        steps: usize,
-        add: bool,
-        out: *mut Panel,
-    ) {
+    unsafe fn dot_i8(&self, left: &Two, right: &Two, steps: usize, add: bool, out: *mut Panel<i32>) {
         if steps == 0 {
             return;
         }
@@ -198,31 +213,25 @@ impl Tiles for Amx {
                         "tileloadd tmm2, [{out} + {line}*1 + 2048]",
                         "tileloadd tmm3, [{out} + {line}*1 + 3072]"
                     ],
-                    x,
-                    x_stride,
-                    w,
+                    "tdpbssd",
+                    left,
+                    right,
                     steps,
                     out
                 );
             } else {
-                dot_2x2!(
-                    ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
-                    x,
-                    x_stride,
-                    w,
-                    steps,
-                    out
-                );
+                dot_2x2_from_zero!("tdpbssd", left, right, steps, out);
             }
         }
     }
 
-    type S = Avx512Vnni;
-
     #[inline(always)]
-    unsafe fn transpose(rows: [*const u8; 16]) -> [__m512i; 16] {
-        // SAFETY: the caller's promises.
-        unsafe { transpose(rows) }
+    unsafe fn dot_bf16(&self, left: &Two, right: &Two, steps: usize, out: *mut Panel<f32>) {
+        if steps == 0 {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { dot_2x2_from_zero!("tdpbf16ps", left, right, steps, out) }
     }
 }
 
@@ -250,42 +259,4 @@ pub(crate) unsafe fn multiply_in_registers() -> usize {
         );
     }
     ROUNDS * 4 * 16 * 16
-}
-
-/// A transposition of 16 x 16 u32 in 64 shuffles.
-///
-/// # Safety
-/// The processor has AVX-512F; 64 bytes can be read at each pointer.
-#[inline(always)]
-pub(in crate::mul_mat) unsafe fn transpose(rows: [*const u8; 16]) -> [__m512i; 16] {
-    // SAFETY: the caller's promises; a line is 64 aligned bytes.
-    unsafe {
-        let row = rows.map(|p| _mm512_loadu_si512(p.cast()));
-        let zero = _mm512_setzero_si512();
-        // Of four rows: lane 4 i + j of v[4 g + c] is dword 4 i + c of row 4 g + j.
-        let mut v = [zero; 16];
-        for g in (0..16).step_by(4) {
-            let lo01 = _mm512_unpacklo_epi32(row[g], row[g + 1]);
-            let hi01 = _mm512_unpackhi_epi32(row[g], row[g + 1]);
-            let lo23 = _mm512_unpacklo_epi32(row[g + 2], row[g + 3]);
-            let hi23 = _mm512_unpackhi_epi32(row[g + 2], row[g + 3]);
-            v[g] = _mm512_unpacklo_epi64(lo01, lo23);
-            v[g + 1] = _mm512_unpackhi_epi64(lo01, lo23);
-            v[g + 2] = _mm512_unpacklo_epi64(hi01, hi23);
-            v[g + 3] = _mm512_unpackhi_epi64(hi01, hi23);
-        }
-        // 128-bit lane i of v[4 g + c] goes to lane g of line 4 i + c.
-        let mut out = [zero; 16];
-        for c in 0..4 {
-            let even01 = _mm512_shuffle_i32x4::<0b10_00_10_00>(v[c], v[4 + c]);
-            let odd01 = _mm512_shuffle_i32x4::<0b11_01_11_01>(v[c], v[4 + c]);
-            let even23 = _mm512_shuffle_i32x4::<0b10_00_10_00>(v[8 + c], v[12 + c]);
-            let odd23 = _mm512_shuffle_i32x4::<0b11_01_11_01>(v[8 + c], v[12 + c]);
-            out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even01, even23);
-            out[4 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd01, odd23);
-            out[8 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even01, even23);
-            out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd01, odd23);
-        }
-        out
-    }
 }

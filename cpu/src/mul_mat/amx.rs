@@ -7,23 +7,24 @@
 //!
 //! The sums are exact, so the bits are those of every other level.
 
-#[cfg_attr(test, allow(dead_code, reason = "unit tests emulate the instructions"))]
-pub(crate) mod tiles;
+use std::arch::x86_64::*;
 
 use gguf::GgmlType;
 
-use self::tiles::{Panel, Tiles};
 use super::act::I8Tail;
 use super::fetch::Ahead;
 use super::vector::Simd;
 use super::{Job, QK_K, TernaryType};
+#[cfg(not(test))]
+use crate::amx::Amx;
+use crate::amx::{LINES, Panel, Tiles, Two};
 use crate::simd::SimdLevel;
 
 const TQ1: usize = GgmlType::TQ1_0.type_size();
 const TQ2: usize = GgmlType::TQ2_0.type_size();
 
 /// Tokens of a tile; the buffer of activations has room for a multiple of them.
-pub(super) const TOKENS: usize = 16;
+pub(super) const TOKENS: usize = LINES;
 /// Tokens that pay for the order of the weights.
 const MIN_TOKENS: usize = 8;
 /// Rows that are unpacked together: two tiles.
@@ -37,6 +38,29 @@ const GROUPS: usize = 4;
 /// Tiles of weights, of each 16 rows, that are used for all groups before the next: what the L1 cache holds.
 const CHUNK: usize = 12;
 
+/// What unpacks the weights, beside the tiles that multiply them.
+pub(super) trait Unpack: Tiles {
+    /// The vectors.
+    type S: Simd;
+
+    /// The 64 bytes at each pointer: four bytes of all rows, then the next four.
+    ///
+    /// # Safety
+    /// The processor has the features of `S`; 64 bytes can be read at each pointer.
+    unsafe fn transpose(rows: [*const u8; 16]) -> [<Self::S as Simd>::B; 16];
+}
+
+#[cfg(not(test))]
+impl Unpack for Amx {
+    type S = super::vector_avx512::Avx512Vnni;
+
+    #[inline(always)]
+    unsafe fn transpose(rows: [*const u8; 16]) -> [__m512i; 16] {
+        // SAFETY: the caller's promises.
+        unsafe { transpose(rows) }
+    }
+}
+
 /// Whether tiles multiply this many tokens. The order of the activations depends on it.
 pub(super) fn takes(level: SimdLevel, n: usize) -> bool {
     level == SimdLevel::Amx && n >= MIN_TOKENS
@@ -44,7 +68,7 @@ pub(super) fn takes(level: SimdLevel, n: usize) -> bool {
 
 /// Bytes of scratch memory: sums, then unpacked rows.
 pub(super) fn scratch_size(k: usize) -> usize {
-    GROUPS * size_of::<Panel>() + ROWS * k
+    GROUPS * size_of::<Panel<i32>>() + ROWS * k
 }
 
 /// One scale in the whole tensor.
@@ -55,7 +79,7 @@ pub(super) fn scratch_size(k: usize) -> usize {
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
     // SAFETY: the caller's promises.
-    unsafe { run::<tiles::Amx>(ty, d, job) }
+    unsafe { run::<Amx>(ty, d, job) }
 }
 
 /// In unit tests, on any processor with AVX2.
@@ -63,17 +87,17 @@ pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
     // SAFETY: the caller's promises.
-    unsafe { run::<super::emulated::Tiles>(ty, d, job) }
+    unsafe { run::<crate::amx::emulated::Tiles>(ty, d, job) }
 }
 
 #[inline(always)]
-unsafe fn run<T: Tiles>(ty: TernaryType, d: f32, job: &Job) {
+unsafe fn run<T: Unpack>(ty: TernaryType, d: f32, job: &Job) {
     let steps = job.k / 64;
     let mut ahead = Ahead::new(job);
     // SAFETY: the caller has AMX, where T needs it; rows are below r1, and tokens below n or in the room that act_size
     // leaves after them.
     unsafe {
-        let sums = job.scratch.cast::<Panel>();
+        let sums = job.scratch.cast::<Panel<i32>>();
         let weights = sums.add(GROUPS).cast::<u8>();
         let tiles = T::configure();
         let mut r0 = job.r0;
@@ -92,7 +116,9 @@ unsafe fn run<T: Tiles>(ty: TernaryType, d: f32, job: &Job) {
                         let x0 = job.token(t).add(64 * step);
                         // Of the last tokens there may be one tile: it is multiplied twice.
                         let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
-                        tiles.dot_2x2([x0, x1], job.act_stride, [w, w.add(steps * TILE)], count, step > 0, sums.add(g));
+                        let left = Two { at: [x0, x1], line: job.act_stride, next: 64 };
+                        let right = Two { at: [w, w.add(steps * TILE)], line: 64, next: TILE };
+                        tiles.dot_i8(&left, &right, count, step > 0, sums.add(g));
                     }
                     step += count;
                 }
@@ -105,7 +131,7 @@ unsafe fn run<T: Tiles>(ty: TernaryType, d: f32, job: &Job) {
 
 /// Writes the results of a panel of rows and tokens.
 #[inline(always)]
-unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, t0: usize, tokens: usize, sums: *const Panel) {
+unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, t0: usize, tokens: usize, sums: *const Panel<i32>) {
     for t in 0..tokens {
         // SAFETY: the token is below n; all panels of these tokens were written; rows are below r1.
         unsafe {
@@ -131,7 +157,7 @@ unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, t0: usize, tokens: us
 
 /// Unpacks 16 rows from `r0` on into tiles; what lies beyond the job's rows repeats its last one.
 #[inline(always)]
-unsafe fn unpack<T: Tiles>(ty: TernaryType, job: &Job, r0: usize, dst: *mut u8, ahead: &mut Ahead) {
+unsafe fn unpack<T: Unpack>(ty: TernaryType, job: &Job, r0: usize, dst: *mut u8, ahead: &mut Ahead) {
     let blocks = job.k / QK_K;
     // SAFETY: rows below r1 have k / 256 blocks, `dst` has room for as many times four tiles.
     unsafe {
@@ -193,5 +219,43 @@ unsafe fn planes_tq1<S: Simd>(blocks: [S::B; 16], dst: *mut u8) {
                 S::store(dst.add(64 * (52 + j)), S::tq1_digit(&mut q));
             }
         }
+    }
+}
+
+/// A transposition of 16 x 16 u32 in 64 shuffles.
+///
+/// # Safety
+/// The processor has AVX-512F; 64 bytes can be read at each pointer.
+#[inline(always)]
+pub(super) unsafe fn transpose(rows: [*const u8; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller's promises; a line is 64 aligned bytes.
+    unsafe {
+        let row = rows.map(|p| _mm512_loadu_si512(p.cast()));
+        let zero = _mm512_setzero_si512();
+        // Of four rows: lane 4 i + j of v[4 g + c] is dword 4 i + c of row 4 g + j.
+        let mut v = [zero; 16];
+        for g in (0..16).step_by(4) {
+            let lo01 = _mm512_unpacklo_epi32(row[g], row[g + 1]);
+            let hi01 = _mm512_unpackhi_epi32(row[g], row[g + 1]);
+            let lo23 = _mm512_unpacklo_epi32(row[g + 2], row[g + 3]);
+            let hi23 = _mm512_unpackhi_epi32(row[g + 2], row[g + 3]);
+            v[g] = _mm512_unpacklo_epi64(lo01, lo23);
+            v[g + 1] = _mm512_unpackhi_epi64(lo01, lo23);
+            v[g + 2] = _mm512_unpacklo_epi64(hi01, hi23);
+            v[g + 3] = _mm512_unpackhi_epi64(hi01, hi23);
+        }
+        // 128-bit lane i of v[4 g + c] goes to lane g of line 4 i + c.
+        let mut out = [zero; 16];
+        for c in 0..4 {
+            let even01 = _mm512_shuffle_i32x4::<0b10_00_10_00>(v[c], v[4 + c]);
+            let odd01 = _mm512_shuffle_i32x4::<0b11_01_11_01>(v[c], v[4 + c]);
+            let even23 = _mm512_shuffle_i32x4::<0b10_00_10_00>(v[8 + c], v[12 + c]);
+            let odd23 = _mm512_shuffle_i32x4::<0b11_01_11_01>(v[8 + c], v[12 + c]);
+            out[c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(even01, even23);
+            out[4 + c] = _mm512_shuffle_i32x4::<0b10_00_10_00>(odd01, odd23);
+            out[8 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(even01, even23);
+            out[12 + c] = _mm512_shuffle_i32x4::<0b11_01_11_01>(odd01, odd23);
+        }
+        out
     }
 }
