@@ -57,7 +57,8 @@ pub(crate) fn activation_bytes(graph: &Graph, backend: &CpuBackend) -> usize {
         }
         Op::OutProd(op) => {
             let (a, b) = (graph.desc(src[0]), graph.desc(src[1]));
-            out_prod::rounding(op, a, b, backend.bf16_gradients).map_or(0, |_| out_prod::activation_bytes(b))
+            out_prod::rounding(op, a, b, backend.bf16_gradients)
+                .map_or(0, |to| out_prod::activation_bytes(backend.level, to, b))
         }
         _ => 0,
     };

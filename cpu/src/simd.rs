@@ -65,7 +65,7 @@ impl SimdLevel {
             Self::Avx512 => avx512,
             Self::AvxVnni => avx2 && is_x86_feature_detected!("avxvnni"),
             Self::Avx512Vnni => avx512_vnni,
-            Self::Amx => avx512_vnni && crate::mul_mat::amx::tiles::available(),
+            Self::Amx => avx512_vnni && crate::amx::available(),
         }
     }
 
@@ -88,6 +88,14 @@ impl SimdLevel {
     pub(crate) fn has_bf16_products(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         return self.floats() == Floats::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether this CPU multiplies bf16 in tiles at this level (AMX-BF16).
+    pub(crate) fn has_bf16_tiles(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Amx && crate::amx::has_bf16();
         #[cfg(not(target_arch = "x86_64"))]
         false
     }

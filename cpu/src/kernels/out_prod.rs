@@ -1,7 +1,10 @@
 //! out_prod as steps: gradients rounded where the weights ask for it, then tiles of the result shared out.
 
-use crate::out_prod::{Job, Rounding, Split, bf16, float, record_size, round_token, scratch_size, uniform};
+use crate::out_prod::{
+    Job, Rounding, Split, bf16, float, record_size, records_size, round_token, scratch_size, uniform,
+};
 use crate::program::{ALONE, Compiler, RawTensor, Step, Work};
+use crate::simd::SimdLevel;
 use ggml_ops::ops::OutProd;
 use ggml_ops::{OpError, TensorDesc};
 
@@ -15,15 +18,17 @@ pub(crate) fn rounding(op: &OutProd, a: &TensorDesc, b: &TensorDesc, bf16_gradie
     }
 }
 
-/// Bytes for rounded gradients `b`.
-pub(crate) fn activation_bytes(b: &TensorDesc) -> usize {
-    [b.ne[0], b.ne[2], b.ne[3]].iter().fold(record_size(b.ne[1]), |bytes, &n| bytes.saturating_mul(n))
+/// Bytes for gradients `b`, so rounded.
+pub(crate) fn activation_bytes(level: SimdLevel, to: Rounding, b: &TensorDesc) -> usize {
+    let tokens = b.ne[0].saturating_mul(b.ne[2]).saturating_mul(b.ne[3]);
+    records_size(b.ne[1], tokens, to.takes_tiles(level, b.ne[0]))
 }
 
 pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> {
     let (level, dst, a, b) = (c.level, c.dst, c.src[0], c.src[1]);
     let ([m, rows, n2, n3], tokens) = (a.desc.ne, b.desc.ne[0]);
     let rounding = rounding(op, &a.desc, &b.desc, c.bf16_gradients);
+    let amx = rounding.is_some_and(|to| to.takes_tiles(level, tokens));
     c.shared.scratch = c.shared.scratch.max(scratch_size(rows, op.uniform_scale.is_some()));
     let mut steps = Vec::new();
     let mut records = None;
@@ -41,18 +46,18 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
                     unsafe {
                         let x = b.at(b.desc.row_offset(0, i2, i3) + t * b.desc.nb[0]);
                         let record = to.as_ptr().add(item * record_size(rows));
-                        round_token(level, to_type, x, rows, b.desc.nb[1], record);
+                        round_token(level, to_type, amx, x, rows, b.desc.nb[1], record);
                     }
                 }
             });
         };
         let start = memory.as_ptr() as usize;
-        let span = start..start + activation_bytes(&b.desc);
+        let span = start..start + activation_bytes(level, to_type, &b.desc);
         steps.push(Step::over(b.desc.elements(), round, vec![b.span()], vec![span.clone()]));
         records = Some((memory, span));
     }
 
-    let split = Split::new(m, tokens, n2 * n3, c.threads);
+    let split = Split::new(m, tokens, n2 * n3, c.threads, amx);
     let per_batch = split.items(m, tokens);
     let reads = records.as_ref().map_or_else(|| b.span(), |(_, span)| span.clone());
     let run = move |work: &Work| {
@@ -75,7 +80,7 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
                     };
                     let (ty, y, scratch) = (a.desc.ty, at(&dst), work.scratch);
                     let a = at(&a);
-                    let job = Job { level, ty, m, rows, a, a_stride, b, b_token, b_step, y, y_token, scratch };
+                    let job = Job { level, amx, ty, m, rows, a, a_stride, b, b_token, b_step, y, y_token, scratch };
                     match rounding {
                         Some(Rounding::Int16(d)) => uniform(&job, d, tiles, range),
                         Some(Rounding::Bf16) => bf16(&job, tiles, range),

@@ -1,7 +1,8 @@
 //! Weights decoded a panel at a time: 64 columns of a block of rows; and rows of a KV cache. The bits are those of
 //! `ggml_ops::quants`.
 
-use super::COLUMNS;
+use super::codes::Codes;
+use super::{COLUMNS, Row};
 use crate::kernels::multiversion;
 use ggml_ops::quants::{
     Block, BlockBf16, BlockF16, BlockF32, BlockQ4_0, BlockQ4_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0,
@@ -15,7 +16,7 @@ pub(crate) struct Rows<'a> {
     ptr: *const u8,
     stride: usize,
     bytes: usize,
-    n: usize,
+    pub(super) n: usize,
     bounds: PhantomData<&'a [u8]>,
 }
 
@@ -29,14 +30,12 @@ impl<'a> Rows<'a> {
     }
 
     #[inline(always)]
-    fn row(&self, i: usize) -> &'a [u8] {
+    pub(super) fn row(&self, i: usize) -> &'a [u8] {
         assert!(i < self.n);
         // SAFETY: the row exists, as promised to `new`.
         unsafe { std::slice::from_raw_parts(self.ptr.add(i * self.stride), self.bytes) }
     }
 }
-
-type Row<T> = [T; COLUMNS];
 
 multiversion! {
     /// Decodes columns `c..c + n` (n at most 64; whole blocks) of rows to `panel`, 64 floats a row.
@@ -73,31 +72,12 @@ multiversion! {
     }
 }
 
-multiversion! {
-    /// Decodes 64 columns from `c` of ternary rows, without their scale, to `panel`: two rows at a time, interleaved
-    /// as i16. After an odd last row there is one of zeros.
-    fn to_pairs(ty: GgmlType, rows: &Rows, c: usize, panel: &mut [Row<u32>]) {
-        match ty {
-            GgmlType::TQ1_0 => pairs::<BlockTq1_0>(rows, c, panel),
-            GgmlType::TQ2_0 => pairs::<BlockTq2_0>(rows, c, panel),
-            // Others do not pass the shape rule.
-            _ => {}
-        }
-    }
-}
-
 // Traits and not closures, which would not be compiled for each level.
 
 /// A type of weights.
 trait Weights: Block {
     /// Weights `c..c + n` of a row; c is a multiple of 64.
     fn decode(row: &[Self], c: usize, n: usize, y: &mut Row<f32>);
-}
-
-/// A type of ternary weights.
-trait Codes: Block {
-    /// Weights `64 part..64 (part + 1)` of a block, plus 1.
-    fn codes(&self, part: usize) -> Row<u8>;
 }
 
 #[inline(always)]
@@ -133,24 +113,6 @@ fn by_definition(ty: GgmlType, rows: &Rows, c: usize, n: usize, panel: &mut [Row
         // Types without a codec do not pass the shape rule.
         if ggml_ops::quants::dequantize(ty, bytes, y).is_ok() {
             to[..n].copy_from_slice(&y[c % block..][..n]);
-        }
-    }
-}
-
-#[inline(always)]
-fn pairs<W: Codes>(rows: &Rows, c: usize, panel: &mut [Row<u32>]) {
-    for (i, y) in panel[..rows.n.div_ceil(2)].iter_mut().enumerate() {
-        let blocks: &[W] = bytemuck::cast_slice(rows.row(2 * i));
-        let even = blocks[c / 256].codes(c % 256 / 64);
-        let mut odd = [1; COLUMNS];
-        if 2 * i + 1 < rows.n {
-            let blocks: &[W] = bytemuck::cast_slice(rows.row(2 * i + 1));
-            odd = blocks[c / 256].codes(c % 256 / 64);
-        }
-        // By index: iterators over arrays by value are not compiled for the level.
-        for j in 0..COLUMNS {
-            // Code minus 1, in 16 bits.
-            y[j] = (u32::from(even[j]) + 0xffff) & 0xffff | (u32::from(odd[j]) + 0xffff) << 16;
         }
     }
 }
@@ -299,69 +261,8 @@ macro_rules! ternary_weights {
 ternary_weights!(BlockTq1_0);
 ternary_weights!(BlockTq2_0);
 
-impl Codes for BlockTq2_0 {
-    #[inline(always)]
-    fn codes(&self, part: usize) -> Row<u8> {
-        let qs: &[u8; 32] = &self.qs.as_chunks().0[part / 2];
-        let mut codes = [0; COLUMNS];
-        for (m, &q) in qs.iter().enumerate() {
-            let q = if part.is_multiple_of(2) { q } else { q >> 4 };
-            codes[m] = q & 3;
-            codes[m + 32] = q >> 2 & 3;
-        }
-        codes
-    }
-}
-
-impl Codes for BlockTq1_0 {
-    #[inline(always)]
-    fn codes(&self, part: usize) -> Row<u8> {
-        match part {
-            0 => tq1_codes::<0>(self),
-            1 => tq1_codes::<1>(self),
-            2 => tq1_codes::<2>(self),
-            _ => tq1_codes::<3>(self),
-        }
-    }
-}
-
-/// Codes `64 PART..64 (PART + 1)`. Known when it is compiled, so that factors are constants.
-#[inline(always)]
-fn tq1_codes<const PART: usize>(block: &BlockTq1_0) -> Row<u8> {
-    let bytes: &[[u8; 16]] = block.qs.as_chunks().0;
-    let mut codes = [0; COLUMNS];
-    for (g, codes) in codes.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-        // Groups of 16 weights: ten of bytes 0..32, five of bytes 32..48, one of the last four bytes.
-        let mut group = [0; 16];
-        match 4 * PART + g {
-            15 => {
-                for (i, code) in group.iter_mut().enumerate() {
-                    *code = trit(block.qh[i % 4], i / 4);
-                }
-            }
-            g => {
-                let (bytes, n) = if g < 10 { (&bytes[g % 2], g / 2) } else { (&bytes[2], g - 10) };
-                for (code, &byte) in group.iter_mut().zip(bytes) {
-                    *code = trit(byte, n);
-                }
-            }
-        }
-        *codes = group;
-    }
-    codes
-}
-
-/// Trit n of a byte of TQ1_0.
-#[inline(always)]
-fn trit(byte: u8, n: usize) -> u8 {
-    /// The factor that brings trit n to the front.
-    const FRONT: [u8; 5] = [1, 3, 9, 27, 81];
-    let q = byte.wrapping_mul(FRONT[n]);
-    u8::from(q > 85) + u8::from(q > 170)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::simd::SimdLevel;
     use ggml_ops::quants;
@@ -375,7 +276,7 @@ mod tests {
     }
 
     /// Random bytes, and every byte at every place of a TQ1_0 block.
-    fn rows(bytes: usize, n: usize) -> Vec<u8> {
+    pub(in crate::out_prod) fn rows(bytes: usize, n: usize) -> Vec<u8> {
         (0..n * bytes)
             .map(|i| ((i / bytes).wrapping_mul(37) + (i % bytes).wrapping_mul(i % bytes + 11)) as u8)
             .collect()
@@ -419,38 +320,6 @@ mod tests {
                             assert!(same, "{ty} {level} row {r} column {}: {got}, not {want}", c + i);
                         }
                     }
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn pairs_hold_the_weights() {
-        for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
-            let (columns, n) = (512, 255);
-            let bytes = ty.row_size(columns).unwrap();
-            let mut data = rows(bytes, n);
-            for block in data.chunks_exact_mut(ty.type_size()) {
-                let at = block.len() - 2;
-                block[at..].copy_from_slice(&quants::f32_to_f16(1.0).to_le_bytes());
-            }
-            // SAFETY: `data` has these rows.
-            let rows = unsafe { Rows::new(data.as_ptr(), bytes, bytes, n) };
-            let mut want = vec![0.0; n * columns];
-            quants::dequantize(ty, &data, &mut want).unwrap();
-            want.resize((n + 1) * columns, 0.0);
-            for level in SimdLevel::available() {
-                for c in (0..columns).step_by(COLUMNS) {
-                    let mut panel = vec![[7; COLUMNS]; 129];
-                    to_pairs(level, ty, &rows, c, &mut panel);
-                    for (r, row) in panel[..128].iter().enumerate() {
-                        for (i, &got) in row.iter().enumerate() {
-                            let want = [2 * r, 2 * r + 1].map(|r| want[r * columns + c + i]);
-                            let got = [got as i16, (got >> 16) as i16].map(f32::from);
-                            assert_eq!(got, want, "{ty} {level} rows {} column {}", 2 * r, c + i);
-                        }
-                    }
-                    assert_eq!(panel[128], [7; COLUMNS]);
                 }
             }
         }

@@ -4,22 +4,33 @@
 //! at a time to a panel that fits the L2 cache ([`decode`]) and multiplied in registers ([`tile`]). Every result is one sum in order of
 //! r (`docs/numerics.md`), so its bits depend neither on the SIMD level nor on how the work is shared.
 //!
+//! Where the processor has AMX, [`amx`] multiplies in its tiles.
+//!
 //! To add a weight type: its arm in [`decode::to_f32`].
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
+mod codes;
 pub(crate) mod decode;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod emulated;
 mod product;
 mod round;
+mod split;
 mod tile;
 
 use crate::memory::ALIGN;
 use crate::simd::SimdLevel;
 use decode::Rows;
 use gguf::GgmlType;
+pub(crate) use split::Split;
 use std::ops::Range;
 use tile::Block;
 
 /// Columns of a tile.
 const COLUMNS: usize = 64;
+/// A row of a panel.
+type Row<T> = [T; COLUMNS];
 /// Rows of f32 of a partial sum, and steps of any panel: 64 KiB.
 const STEPS: usize = 256;
 const PANEL: usize = STEPS * COLUMNS * 4;
@@ -35,62 +46,27 @@ pub(crate) fn scratch_size(rows: usize, uniform: bool) -> usize {
     PANEL + wide
 }
 
-/// Bytes of a token's rounded gradient: its scale and padding, then an even number of i16.
+/// Values of a record that follow each other in the layout of AMX's tiles: 64 high bytes, then 64 low bytes.
+const GROUP: usize = 64;
+/// Tokens whose records AMX's tiles read together.
+const TILE_TOKENS: usize = 16;
+
+/// Bytes of a token's rounded gradient: its scale and padding, then groups of 16-bit values.
 pub(crate) fn record_size(rows: usize) -> usize {
-    rows.saturating_mul(2).saturating_add(2 * ALIGN) / ALIGN * ALIGN
+    rows.div_ceil(GROUP).saturating_mul(2 * GROUP).saturating_add(ALIGN)
 }
 
-/// How the result of a batch is cut into items of work.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Split {
-    /// Tiles of 64 columns of an item, which read the same rows and gradients together.
-    pub tiles: usize,
-    /// Tokens of an item.
-    pub tokens: usize,
-}
-
-impl Split {
-    /// The split that keeps all threads busy and decodes the least.
-    pub(crate) fn new(m: usize, tokens: usize, batches: usize, threads: usize) -> Split {
-        /// Decoding takes about as long as the products of so many tokens.
-        const DECODING: usize = 12;
-        /// Tiles of an item, and what reading more often adds to the time, in percent.
-        const TILES: [(usize, usize); 3] = [(4, 0), (2, 2), (1, 5)];
-        let most = (4 * threads).min(tokens.div_ceil(tile::MAX_TOKENS)).max(1);
-        let splits = TILES.iter().flat_map(|&(tiles, extra)| {
-            (1..=most).map(move |parts| {
-                let tokens = tokens.div_ceil(parts).next_multiple_of(tile::MAX_TOKENS);
-                (Split { tiles, tokens }, extra)
-            })
-        });
-        let cost = |(split, extra): &(Split, usize)| {
-            let rounds = (split.items(m, tokens).saturating_mul(batches)).div_ceil(threads);
-            let tiles = split.tiles.min(m.div_ceil(COLUMNS));
-            rounds.saturating_mul(tiles * (split.tokens + DECODING) * (100 + extra))
-        };
-        splits.min_by_key(cost).map_or(Split { tiles: 1, tokens: tile::MAX_TOKENS }, |(split, _)| split)
-    }
-
-    /// Items of a batch.
-    pub(crate) fn items(&self, m: usize, tokens: usize) -> usize {
-        self.groups(m) * tokens.div_ceil(self.tokens)
-    }
-
-    /// Item `i` of a batch: its tiles and tokens. Neighbours have other columns of the same tokens.
-    pub(crate) fn item(&self, i: usize, m: usize, tokens: usize) -> (Range<usize>, Range<usize>) {
-        let (tile, token) = (i % self.groups(m) * self.tiles, i / self.groups(m) * self.tokens);
-        (tile..(tile + self.tiles).min(m.div_ceil(COLUMNS)), token..(token + self.tokens).min(tokens))
-    }
-
-    fn groups(&self, m: usize) -> usize {
-        m.div_ceil(self.tiles * COLUMNS)
-    }
+/// Bytes of the records of so many tokens, and of what AMX's tiles read after them to no effect.
+pub(crate) fn records_size(rows: usize, tokens: usize, amx: bool) -> usize {
+    record_size(rows).saturating_mul(tokens.saturating_add(if amx { TILE_TOKENS - 1 } else { 0 }))
 }
 
 /// The matrices of one batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
     pub level: SimdLevel,
+    /// AMX's tiles multiply ([`Rounding::takes_tiles`]).
+    pub amx: bool,
     /// Type of `a`.
     pub ty: GgmlType,
     /// Columns of `a`.
@@ -100,7 +76,7 @@ pub(crate) struct Job {
     pub a: *const u8,
     /// Bytes between rows of `a`.
     pub a_stride: usize,
-    /// f32, or records of rounded gradients.
+    /// f32, or records of rounded gradients; for AMX's tiles, those of 16 tokens can be read wherever one can.
     pub b: *const u8,
     /// Bytes between tokens of `b`.
     pub b_token: usize,
@@ -193,11 +169,12 @@ unsafe fn add_floats(job: &Job, tile: usize, tokens: &Range<usize>, rows: Range<
 /// Tiles of the result for some tokens, of weights rounded to bf16; `b` are records of bf16.
 ///
 /// # Safety
-/// As [`float`]; the level has products of bf16.
+/// As [`float`]; the processor has products of bf16, in tiles where the job wants them.
 pub(crate) unsafe fn bf16(job: &Job, tiles: Range<usize>, tokens: Range<usize>) {
     for r0 in (0..job.rows.max(1)).step_by(STEPS) {
         let rows = r0..(r0 + STEPS).min(job.rows);
-        let steps = rows.len().div_ceil(2);
+        // Whole tiles, or pairs.
+        let padded = rows.len().next_multiple_of(if job.amx { GROUP / 2 } else { 2 });
         for tile in tiles.clone() {
             let columns = job.columns(tile);
             // SAFETY: the caller's promises; the scratch memory holds a panel, of f32 first and then of pairs in its first
@@ -205,13 +182,12 @@ pub(crate) unsafe fn bf16(job: &Job, tiles: Range<usize>, tokens: Range<usize>) 
             unsafe {
                 let panel = std::slice::from_raw_parts_mut(job.scratch.cast::<[f32; COLUMNS]>(), STEPS);
                 decode::to_f32(job.level, job.ty, &job.rows(rows.clone()), columns.start, columns.len(), panel);
-                if rows.len() % 2 == 1 {
-                    panel[rows.len()].fill(0.0);
-                }
-                round::pair_bf16(job.level, bytemuck::cast_slice_mut(panel), steps);
+                panel[rows.len()..padded].as_flattened_mut().fill(0.0);
+                round::pair_bf16(job.level, bytemuck::cast_slice_mut(panel), padded / 2);
                 let block = job.block(tile, &tokens, r0 == 0);
                 let b = block.b.add(ALIGN + 2 * r0);
-                product::add_bf16(&Block { steps, a: job.scratch, b, ..block });
+                let block = Block { steps: padded / 2, a: job.scratch, b, ..block };
+                if job.amx { product::add_bf16_tiles(&block) } else { product::add_bf16(&block) }
             }
         }
     }
@@ -262,7 +238,7 @@ unsafe fn wide(job: &Job, d: f32, tile: usize, tokens: Range<usize>) {
     }
 }
 
-/// The i32 sums over at most [`MAX_I32_ROWS`] rows, the first of which is even, as bits in `y`.
+/// The i32 sums over at most [`MAX_I32_ROWS`] rows, the first of which is a multiple of 64, as bits in `y`.
 unsafe fn add_codes(job: &Job, tiles: &Range<usize>, tokens: &Range<usize>, rows: Range<usize>) {
     // Once where there are no rows, for zeros.
     for r0 in (rows.start..rows.end.max(rows.start + 1)).step_by(2 * STEPS) {
@@ -271,10 +247,15 @@ unsafe fn add_codes(job: &Job, tiles: &Range<usize>, tokens: &Range<usize>, rows
             // SAFETY: the callers' promises; the scratch memory holds a panel; a record has its values behind 64 bytes.
             unsafe {
                 let panel = std::slice::from_raw_parts_mut(job.scratch.cast(), STEPS);
-                decode::to_pairs(job.level, job.ty, &job.rows(r0..r1), tile * COLUMNS, panel);
                 let block = job.block(tile, tokens, r0 == rows.start);
                 let (a, b) = (job.scratch, block.b.add(ALIGN + 2 * r0));
-                product::add_i16(job.level, &Block { steps: (r1 - r0).div_ceil(2), a, b, ..block });
+                if job.amx {
+                    codes::to_quads(job.level, job.ty, &job.rows(r0..r1), tile * COLUMNS, panel);
+                    product::add_i8_tiles(&Block { steps: (r1 - r0).div_ceil(4), a, b, ..block });
+                } else {
+                    codes::to_pairs(job.level, job.ty, &job.rows(r0..r1), tile * COLUMNS, panel);
+                    product::add_i16(job.level, &Block { steps: (r1 - r0).div_ceil(2), a, b, ..block });
+                }
             }
         }
     }
@@ -294,16 +275,37 @@ pub(crate) enum Rounding {
     Bf16,
 }
 
-/// Rounds a token's gradient: `n` values `step` bytes apart, to a record of [`record_size`] bytes.
+impl Rounding {
+    /// Whether AMX's tiles multiply this many tokens. The layout of records depends on it.
+    pub(crate) fn takes_tiles(self, level: SimdLevel, tokens: usize) -> bool {
+        /// Tokens that pay for the order of the weights.
+        const MIN_TOKENS: usize = 8;
+        tokens >= MIN_TOKENS
+            && match self {
+                Rounding::Int16(_) => level == SimdLevel::Amx,
+                Rounding::Bf16 => level.has_bf16_tiles(),
+            }
+    }
+}
+
+/// Rounds a token's gradient: `n` values `step` bytes apart, to a record of [`record_size`] bytes, for AMX's tiles or not.
 ///
 /// # Safety
 /// The level is supported; the values exist and nobody writes them; the record is aligned to 64 and nobody else's.
-pub(crate) unsafe fn round_token(level: SimdLevel, to: Rounding, x: *const u8, n: usize, step: usize, record: *mut u8) {
+pub(crate) unsafe fn round_token(
+    level: SimdLevel,
+    to: Rounding,
+    amx: bool,
+    x: *const u8,
+    n: usize,
+    step: usize,
+    record: *mut u8,
+) {
     // SAFETY: the caller's promises; the memory behind the record is initialized, and any bits are a u16.
     unsafe {
-        let q = std::slice::from_raw_parts_mut(record.add(ALIGN).cast::<u16>(), n.next_multiple_of(2));
-        q[n..].fill(0);
-        let q = &mut q[..n];
+        let groups = std::slice::from_raw_parts_mut(record.add(ALIGN).cast::<[u16; GROUP]>(), n.div_ceil(GROUP));
+        let (q, rest) = groups.as_flattened_mut().split_at_mut(n);
+        rest.fill(0);
         let strided = (0..n).map(|r| x.add(r * step).cast::<f32>().read());
         let row = (step == 4).then(|| std::slice::from_raw_parts(x.cast(), n));
         match (to, row) {
@@ -316,41 +318,8 @@ pub(crate) unsafe fn round_token(level: SimdLevel, to: Rounding, x: *const u8, n
             (Rounding::Bf16, Some(row)) => round::round_bf16(level, row, q),
             (Rounding::Bf16, None) => round::round_bf16_strided(strided, q),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_element_belongs_to_one_item() {
-        for (m, tokens) in [(1, 1), (8, 2048), (64, 7), (768, 128), (770, 13), (4096, 512), (1536, 1)] {
-            for (batches, threads) in [(1, 1), (1, 2), (3, 4), (1, 16)] {
-                let split = Split::new(m, tokens, batches, threads);
-                let mut seen = vec![0; m.div_ceil(COLUMNS) * tokens];
-                for i in 0..split.items(m, tokens) {
-                    let (tiles, range) = split.item(i, m, tokens);
-                    for tile in tiles {
-                        range.clone().for_each(|t| seen[tile * tokens + t] += 1);
-                    }
-                }
-                assert!(seen.iter().all(|&n| n == 1), "{m} x {tokens} on {threads}: {split:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn threads_have_equal_shares() {
-        for threads in [1, 2, 3, 4, 8, 16] {
-            for (m, tokens) in [(768, 128), (2048, 128), (1536, 512), (8, 2048)] {
-                let split = Split::new(m, tokens, 1, threads);
-                let items = split.items(m, tokens);
-                let rounds = items.div_ceil(threads);
-                let shares = rounds * threads * split.tiles.min(m.div_ceil(COLUMNS)) * split.tokens;
-                let work = m.div_ceil(COLUMNS) * tokens;
-                assert!(shares * 100 <= work * 140, "{m} x {tokens} on {threads}: {items} items of {split:?}");
-            }
+        if amx && matches!(to, Rounding::Int16(_)) {
+            round::split(level, groups);
         }
     }
 }

@@ -127,6 +127,38 @@ pub(super) unsafe fn add_bf16(b: &Block) {
     unreachable!("no level has these products: {}", b.steps)
 }
 
+/// Adds a block of quads of int8 by AMX's tiles, into i32.
+///
+/// # Safety
+/// The processor has AMX; the block is valid ([`amx::add_i8`]).
+///
+/// [`amx::add_i8`]: super::amx::add_i8
+pub(super) unsafe fn add_i8_tiles(b: &Block) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promises.
+    unsafe {
+        super::amx::add_i8(b)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no level has these products: {}", b.steps)
+}
+
+/// Adds a block of pairs of bf16 by AMX's tiles, into f32.
+///
+/// # Safety
+/// The processor has them ([`SimdLevel::has_bf16_tiles`]); the block is valid ([`amx::add_bf16`]).
+///
+/// [`amx::add_bf16`]: super::amx::add_bf16
+pub(super) unsafe fn add_bf16_tiles(b: &Block) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the caller's promises.
+    unsafe {
+        super::amx::add_bf16(b)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no level has these products: {}", b.steps)
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{Block, MAX_TOKENS, Product, block};

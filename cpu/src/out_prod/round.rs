@@ -43,6 +43,20 @@ pub(super) fn round_strided(x: impl Iterator<Item = f32> + Clone, q: &mut [i16])
 }
 
 multiversion! {
+    /// Groups of 64 become 64 high bytes, then 64 low bytes: `256 * high + low`, both int8.
+    fn split(groups: &mut [[u16; 64]]) -> () {
+        for group in groups {
+            let q = *group;
+            let (high, low) = bytemuck::bytes_of_mut(group).split_at_mut(64);
+            for i in 0..64 {
+                high[i] = (q[i].wrapping_add(0x80) >> 8) as u8;
+                low[i] = q[i] as u8;
+            }
+        }
+    }
+}
+
+multiversion! {
     /// The i32 sums whose bits `y` holds, times `scale`.
     fn finish(y: &mut [f32], scale: f32) {
         y.iter_mut().for_each(|y| *y = y.to_bits().cast_signed() as f32 * scale);
@@ -85,6 +99,23 @@ multiversion! {
 mod tests {
     use super::*;
     use crate::simd::SimdLevel;
+
+    #[test]
+    fn both_bytes_are_int8() {
+        let values: Vec<i16> = (-32512..=32512).collect();
+        for level in SimdLevel::available() {
+            for values in values.chunks(64) {
+                let mut group = [0; 64];
+                group[..values.len()].copy_from_slice(bytemuck::cast_slice(values));
+                split(level, std::slice::from_mut(&mut group));
+                let bytes: &[i8; 128] = bytemuck::cast_ref(&group);
+                for (i, &q) in values.iter().enumerate() {
+                    assert_eq!(i32::from(bytes[i]) * 256 + i32::from(bytes[i + 64]), i32::from(q));
+                    assert_ne!(bytes[i], -128);
+                }
+            }
+        }
+    }
 
     #[test]
     fn rounds_to_nearest_even_and_marks_what_is_not_finite() {
