@@ -50,13 +50,8 @@ unsafe fn i8_tiles<T: Tiles>(block: &Block) {
                 tiles.dot_i8(&left, &right(block, c), steps, false, &raw mut sums);
                 let [high, low] = &sums.0;
                 for i in 0..LINES.min(block.tokens - t) {
-                    let mut row = [0i32; WIDTH];
-                    for (half, row) in row.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                        for (row, (high, low)) in row.iter_mut().zip(high[half][i].iter().zip(&low[half][i])) {
-                            *row = (high << 8).wrapping_add(*low);
-                        }
-                    }
-                    add_row(block, t + i, c, &row);
+                    add_row(block, t + i, c, whole(&high[0][i], &low[0][i]));
+                    add_row(block, t + i, c + 16, whole(&high[1][i], &low[1][i]));
                 }
             }
         }
@@ -79,10 +74,8 @@ unsafe fn bf16_tiles<T: Tiles>(block: &Block) {
                 tiles.dot_bf16(&left, &right(block, c), steps, &raw mut sums);
                 for i in 0..(2 * LINES).min(block.tokens - t) {
                     let [first, second] = &sums.0[i / LINES];
-                    let mut row = [0f32; WIDTH];
-                    row[..16].copy_from_slice(&first[i % LINES]);
-                    row[16..].copy_from_slice(&second[i % LINES]);
-                    add_row(block, t + i, c, &row);
+                    add_row(block, t + i, c, first[i % LINES]);
+                    add_row(block, t + i, c + 16, second[i % LINES]);
                 }
             }
         }
@@ -116,22 +109,42 @@ impl Sum for f32 {
     }
 }
 
-/// Adds the sums of columns `c..c + 32` of a token, those that exist, to `y`.
+/// The sums of 16-bit values from those of their bytes.
 #[inline(always)]
-unsafe fn add_row<T: Sum>(block: &Block, token: usize, c: usize, row: &[T; WIDTH]) {
+fn whole(high: &[i32; 16], low: &[i32; 16]) -> [i32; 16] {
+    let (high, low, mut sums) = (*high, *low, [0; 16]);
+    for i in 0..16 {
+        sums[i] = (high[i] << 8).wrapping_add(low[i]);
+    }
+    sums
+}
+
+/// Adds the sums of columns `c..c + 16` of a token, those that exist, to `y`.
+#[inline(always)]
+unsafe fn add_row<T: Sum>(block: &Block, token: usize, c: usize, sums: [T; 16]) {
+    let columns = block.columns.saturating_sub(c).min(16);
+    if columns == 0 {
+        return;
+    }
     // SAFETY: the token is below block.tokens, the columns written are below block.columns.
     unsafe {
         let y = block.y.add(token * block.y_token).cast::<T>().add(c);
-        let columns = WIDTH.min(block.columns - c);
-        if block.first {
-            y.copy_from_nonoverlapping(row.as_ptr(), columns);
-        } else if columns == WIDTH {
-            // Of known length, so that it is unrolled.
-            let y = &mut *y.cast::<[T; WIDTH]>();
-            y.iter_mut().zip(row).for_each(|(y, v)| *y = y.plus(*v));
-        } else {
-            let y = std::slice::from_raw_parts_mut(y, columns);
-            y.iter_mut().zip(row).for_each(|(y, v)| *y = y.plus(*v));
+        if columns < 16 {
+            for (i, &sum) in sums[..columns].iter().enumerate() {
+                let y = y.add(i);
+                y.write(if block.first { sum } else { y.read().plus(sum) });
+            }
+            return;
         }
+        // Of known length, so that it is a register.
+        let y = y.cast::<[T; 16]>();
+        let mut row = sums;
+        if !block.first {
+            let old = y.read();
+            for i in 0..16 {
+                row[i] = old[i].plus(sums[i]);
+            }
+        }
+        y.write(row);
     }
 }

@@ -223,21 +223,27 @@ mod tests {
     use crate::simd::SimdLevel;
     use ggml_ops::quants;
 
+    /// Rows of random codes with the scale 1, what they stand for (a row of zeros more), and bytes of a row.
+    fn ternary(ty: GgmlType, columns: usize, n: usize) -> (Vec<u8>, Vec<f32>, usize) {
+        let bytes = ty.row_size(columns).unwrap();
+        let mut data = rows(bytes, n);
+        for block in data.chunks_exact_mut(ty.type_size()) {
+            let at = block.len() - 2;
+            block[at..].copy_from_slice(&quants::f32_to_f16(1.0).to_le_bytes());
+        }
+        let mut want = vec![0.0; n * columns];
+        quants::dequantize(ty, &data, &mut want).unwrap();
+        want.resize((n + 1) * columns, 0.0);
+        (data, want, bytes)
+    }
+
     #[test]
     fn pairs_hold_the_weights() {
         for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
             let (columns, n) = (512, 255);
-            let bytes = ty.row_size(columns).unwrap();
-            let mut data = rows(bytes, n);
-            for block in data.chunks_exact_mut(ty.type_size()) {
-                let at = block.len() - 2;
-                block[at..].copy_from_slice(&quants::f32_to_f16(1.0).to_le_bytes());
-            }
+            let (data, want, bytes) = ternary(ty, columns, n);
             // SAFETY: `data` has these rows.
             let rows = unsafe { Rows::new(data.as_ptr(), bytes, bytes, n) };
-            let mut want = vec![0.0; n * columns];
-            quants::dequantize(ty, &data, &mut want).unwrap();
-            want.resize((n + 1) * columns, 0.0);
             for level in SimdLevel::available() {
                 for c in (0..columns).step_by(COLUMNS) {
                     let mut panel = vec![[7; COLUMNS]; 129];
@@ -250,6 +256,32 @@ mod tests {
                         }
                     }
                     assert_eq!(panel[128], [7; COLUMNS]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quads_hold_the_weights() {
+        for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
+            for n in [253, 254, 255, 256] {
+                let columns = 512;
+                let (data, want, bytes) = ternary(ty, columns, n);
+                // SAFETY: `data` has these rows.
+                let rows = unsafe { Rows::new(data.as_ptr(), bytes, bytes, n) };
+                for level in SimdLevel::available() {
+                    for c in (0..columns).step_by(COLUMNS) {
+                        let mut panel = vec![[7; COLUMNS]; 65];
+                        to_quads(level, ty, &rows, c, &mut panel);
+                        for (q, row) in panel[..64].iter().enumerate() {
+                            for (i, got) in row.iter().enumerate() {
+                                let want = [0, 1, 2, 3].map(|j| want[(4 * q + j).min(n - 1) * columns + c + i]);
+                                let got = got.to_le_bytes().map(|v| f32::from(v as i8));
+                                assert_eq!(got, want, "{ty} {level} rows {} column {}", 4 * q, c + i);
+                            }
+                        }
+                        assert_eq!(panel[64], [7; COLUMNS]);
+                    }
                 }
             }
         }
