@@ -1,6 +1,6 @@
 //! AMX on stable Rust: detection, permission, and the instructions as inline assembly.
 //!
-//! Kernels are written over [`Tiles`]; unit tests run them on an emulation ([`emulated`]), on any processor.
+//! Kernels are written over [`Tiles`]; unit tests run them on an emulation (`emulated`), on any processor.
 
 #[cfg(test)]
 pub(crate) mod emulated;
