@@ -6,7 +6,7 @@ use crate::kernels::{
     get_rows_back, glu, mul_mat, opt_step_adamw, out_prod, rms_norm, rope, set_rows, soft_max,
 };
 use crate::program::{Compiler, Step};
-use ggml_ops::{Graph, Op, OpError, Source, TensorDesc};
+use ggml_ops::{Graph, Op, OpError, Source, TensorDesc, TensorId};
 
 /// The steps of one operation, in order.
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
@@ -50,7 +50,7 @@ pub(crate) fn supports(graph: &Graph) -> Result<(), OpError> {
 
 /// Bytes for the rounded activations of the most demanding operation.
 pub(crate) fn activation_bytes(graph: &Graph, backend: &CpuBackend) -> usize {
-    let bytes = |op: &Op, src: &[ggml_ops::TensorId]| match op {
+    let bytes = |op: &Op, src: &[TensorId]| match op {
         Op::MulMat(op) => {
             let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
             mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, w, x))

@@ -2,13 +2,14 @@
 
 use crate::CpuBackend;
 use crate::dispatch;
+use crate::kernels::elementwise::Then;
 use crate::memory::{ALIGN, CpuBuffer, Memory};
 use crate::mul_mat::Fetch;
 use crate::pool::Pool;
 use crate::simd::SimdLevel;
 use ggml_ops::backend::{Bindings, Buffer, Program};
 use ggml_ops::plan::Plan;
-use ggml_ops::{Graph, OpError, Source, TensorDesc, TensorId};
+use ggml_ops::{Graph, Op, OpError, Source, TensorDesc, TensorId};
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::*};
@@ -210,6 +211,8 @@ pub(crate) struct Compiler<'a> {
     pub src: Vec<RawTensor>,
     pub src_ids: &'a [TensorId],
     pub dst: RawTensor,
+    /// What is done to the result of a product while it is in the caches.
+    pub then: Vec<Then>,
     pub shared: &'a mut Resources,
 }
 
@@ -258,7 +261,8 @@ impl CpuProgram {
             shared.activations = Some(Arc::new(Memory::new(bytes)?));
         }
         let mut steps = Vec::new();
-        for id in graph.ids() {
+        let mut ids = graph.ids().peekable();
+        while let Some(id) = ids.next() {
             let Source::Op { op, src } = &graph.tensor(id).source else { continue };
             let unbound = |s: TensorId| OpError::Unbound { name: graph.tensor(s).name.clone() };
             let raw: Vec<RawTensor> =
@@ -267,9 +271,16 @@ impl CpuProgram {
             if dst.desc.elements() == 0 {
                 continue;
             }
+            let mut then = Vec::new();
+            if matches!(op, Op::MulMat(_) | Op::OutProd(_)) {
+                while let Some(after) = ids.peek().and_then(|&next| Then::of(&graph, &tensors, dst, next)) {
+                    then.push(after);
+                    ids.next();
+                }
+            }
             let CpuBackend { level, bf16_gradients, ref pool } = *backend;
             let (threads, shared) = (pool.threads(), &mut shared);
-            let compiler = Compiler { level, bf16_gradients, threads, src: raw, src_ids: src, dst, shared };
+            let compiler = Compiler { level, bf16_gradients, threads, src: raw, src_ids: src, dst, then, shared };
             steps.extend(dispatch::compile(op, compiler)?);
         }
         let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;

@@ -70,16 +70,20 @@ impl Plan {
     }
 }
 
-/// The operation's result whose bytes the result of `id` takes over: a whole tensor of the same layout that `id` reads last.
+/// The operation's result whose bytes the result of `id` takes over: a whole tensor of the same layout that `id` reads last. The
+/// latest of several: its bytes are the likeliest to be in a cache.
 fn replaced(graph: &Graph, id: TensorId, last_use: &[usize]) -> Option<TensorId> {
     let Source::Op { op, src } = &graph.tensor(id).source else { return None };
-    let operand = src[op.may_replace()?];
-    let (root, _) = graph.storage(operand);
-    let (was, is) = (graph.desc(operand), graph.desc(id));
-    let whole = was.is_contiguous() && was.extent() == is.extent() && graph.desc(root).extent() == is.extent();
-    let once = src.iter().filter(|&&s| graph.storage(s).0 == root).count() == 1;
-    let own = matches!(graph.tensor(root).source, Source::Op { .. }) && is.extent() > 0;
-    (whole && once && own && last_use[root.index()] == id.index()).then_some(root)
+    let is = graph.desc(id);
+    let candidates = op.may_replace().iter().filter_map(|&operand| {
+        let (root, _) = graph.storage(src[operand]);
+        let was = graph.desc(src[operand]);
+        let whole = was.is_contiguous() && was.extent() == is.extent() && graph.desc(root).extent() == is.extent();
+        let once = src.iter().filter(|&&s| graph.storage(s).0 == root).count() == 1;
+        let own = matches!(graph.tensor(root).source, Source::Op { .. }) && is.extent() > 0;
+        (whole && once && own && last_use[root.index()] == id.index()).then_some(root)
+    });
+    candidates.max_by_key(|root| root.index())
 }
 
 /// For each tensor that owns storage, the index of the last operation that reads it.
@@ -112,7 +116,7 @@ mod tests {
         let x = g.input_f32("x", &[64]).unwrap();
         let mut t = x;
         for _ in 0..10 {
-            t = g.scale(t, 2.0).unwrap();
+            t = g.mul(t, t).unwrap();
         }
         g.output(t);
         let plan = Plan::new(&g, 64);
@@ -136,7 +140,8 @@ mod tests {
             let loss = g.cross_entropy_loss(logits, labels, weights).unwrap();
             let dx = crate::autograd::backward(&mut g, loss, weights, &[root]).unwrap()[0].unwrap();
             let dx = g.storage(dx).0;
-            let end = g.scale(if later { root } else { dx }, 3.0).unwrap();
+            let end = if later { root } else { dx };
+            let end = g.mul(end, end).unwrap();
             g.output(end);
             if output {
                 g.output(root);
@@ -149,6 +154,31 @@ mod tests {
         assert!(build(false, false, true));
         assert!(!build(true, false, false));
         assert!(!build(false, true, false));
+    }
+
+    /// The later one, unless something reads it afterwards or it is repeated.
+    #[test]
+    fn a_sum_takes_the_place_of_an_operand() {
+        let build = |read_later: bool, repeated: bool| {
+            let mut g = Graph::new();
+            let x = g.input_f32("x", &[64, 8]).unwrap();
+            let early = g.mul(x, x).unwrap();
+            let row = if repeated {
+                g.view(x, crate::TensorDesc::new(gguf::GgmlType::F32, &[64]).unwrap(), 0).unwrap()
+            } else {
+                x
+            };
+            let late = g.mul(row, row).unwrap();
+            let sum = g.add(early, late).unwrap();
+            let end = g.mul(sum, if read_later { late } else { sum }).unwrap();
+            g.output(end);
+            let plan = Plan::new(&g, 64);
+            let place = |id| plan.offset(id).unwrap();
+            (place(sum) == place(early), place(sum) == place(late))
+        };
+        assert_eq!(build(false, false), (false, true));
+        assert_eq!(build(true, false), (true, false));
+        assert_eq!(build(false, true), (true, false));
     }
 
     #[test]
@@ -170,7 +200,7 @@ mod tests {
         for i in 0..40 {
             let a = seen[(i * 7) % seen.len()];
             let b = seen[(i * 5 + 1) % seen.len()];
-            seen.push(g.add(a, b).unwrap());
+            seen.push(g.mul(a, b).unwrap());
         }
         g.output(*seen.last().unwrap());
         g.output(seen[5]);

@@ -3,6 +3,8 @@
 use super::multiversion;
 use crate::program::{Compiler, RawTensor, Step};
 use crate::simd::SimdLevel;
+use ggml_ops::{Graph, Op, Source, TensorId};
+use std::ops::Range;
 
 /// Elements that a thread takes at a time: enough to pay for taking them.
 const GRAIN: usize = 2048;
@@ -14,6 +16,22 @@ multiversion! {
         } else {
             y.iter_mut().zip(a.iter().zip(b)).for_each(|(y, (a, b))| *y = a + b);
         }
+    }
+}
+
+multiversion! {
+    fn add_to_row(a: &[f32], y: &mut [f32]) -> () {
+        if let [a] = a {
+            y.iter_mut().for_each(|y| *y += a);
+        } else {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y += a);
+        }
+    }
+}
+
+multiversion! {
+    fn scale_row(factor: f32, y: &mut [f32]) -> () {
+        y.iter_mut().for_each(|y| *y *= factor);
     }
 }
 
@@ -63,7 +81,11 @@ pub(crate) fn rows<const N: usize>(
     vec![Step::over(dst.desc.elements(), run, src.iter().map(RawTensor::span).collect(), vec![dst.span()])]
 }
 
-pub(crate) fn add(c: Compiler) -> Vec<Step> {
+pub(crate) fn add(mut c: Compiler) -> Vec<Step> {
+    if let Some(i) = replaced(&c) {
+        c.src.swap_remove(i);
+        return rows(c, |level, [a], y| add_to_row(level, a, y));
+    }
     rows(c, |level, [a, b], y| add_row(level, a, b, y))
 }
 
@@ -72,7 +94,79 @@ pub(crate) fn mul(c: Compiler) -> Vec<Step> {
 }
 
 pub(crate) fn scale(c: Compiler, factor: f32) -> Vec<Step> {
+    if replaced(&c).is_some() {
+        return rows(c, move |level, [], y| scale_row(level, factor, y));
+    }
     rows(c, move |level, [x], y| mul_row(level, x, &[factor], y))
+}
+
+/// The operand in whose place the result is.
+fn replaced(c: &Compiler) -> Option<usize> {
+    c.src.iter().position(|x| x.span().start == c.dst.span().start)
+}
+
+/// An operation whose result replaces a product's, and which a product's kernel does to each part of it.
+#[derive(Clone, Copy)]
+pub(crate) enum Then {
+    /// A tensor of the same shape is added.
+    Add(RawTensor),
+    /// It is multiplied by this.
+    Scale(f32),
+}
+
+impl Then {
+    /// What operation `id` does to the product at `dst`, if it is one of these.
+    pub(crate) fn of(graph: &Graph, tensors: &[Option<RawTensor>], dst: RawTensor, id: TensorId) -> Option<Then> {
+        let Source::Op { op, src } = &graph.tensor(id).source else { return None };
+        let in_place = |t: &RawTensor| t.span() == dst.span() && t.desc == dst.desc;
+        if !in_place(&tensors[id.index()]?) {
+            return None;
+        }
+        let src: Vec<RawTensor> = src.iter().map(|s| tensors[s.index()]).collect::<Option<_>>()?;
+        match (op, &src[..]) {
+            (Op::Scale(op), [x]) if in_place(x) => Some(Then::Scale(op.factor)),
+            (Op::Add(_), [x, other] | [other, x]) if in_place(x) && other.desc.ne == dst.desc.ne => {
+                Some(Then::Add(*other))
+            }
+            _ => None,
+        }
+    }
+
+    /// What else the product's step reads.
+    pub(crate) fn reads(then: &[Then]) -> impl Iterator<Item = Range<usize>> {
+        then.iter().filter_map(|then| match then {
+            Then::Add(other) => Some(other.span()),
+            Then::Scale(_) => None,
+        })
+    }
+
+    /// Does it to these columns of these rows of a matrix of `dst`.
+    ///
+    /// # Safety
+    /// They exist, the product is there, and nobody else touches it; nobody writes the tensors that are added.
+    pub(crate) unsafe fn apply(
+        then: &[Then],
+        level: SimdLevel,
+        dst: &RawTensor,
+        columns: Range<usize>,
+        rows: Range<usize>,
+        (i2, i3): (usize, usize),
+    ) {
+        if then.is_empty() {
+            return;
+        }
+        for i1 in rows {
+            // SAFETY: the caller's promises.
+            let y = unsafe { dst.piece_mut((i1, i2, i3), columns.clone()) };
+            for then in then {
+                match then {
+                    // SAFETY: as above; the shapes are the same.
+                    Then::Add(other) => add_to_row(level, unsafe { &other.row((i1, i2, i3))[columns.clone()] }, y),
+                    Then::Scale(factor) => scale_row(level, *factor, y),
+                }
+            }
+        }
+    }
 }
 
 /// A copy from any strides.

@@ -1,5 +1,6 @@
 //! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
 
+use super::elementwise::Then;
 use crate::mul_mat::{ActFormat, WeightKind, act_size, act_stride, mul_mat as multiply, prepare, scratch_size};
 use crate::program::{Compiler, Step, Weights, Work};
 use crate::simd::SimdLevel;
@@ -20,14 +21,16 @@ pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc) -> Result<WeightKind, OpE
 
 /// Bytes for the prepared activations of `x`.
 pub(crate) fn activation_bytes(level: SimdLevel, kind: WeightKind, w: &TensorDesc, x: &TensorDesc) -> usize {
-    if in_place(kind, w) { 0 } else { one_batch(level, kind, x) * x.ne[2] * x.ne[3] }
+    if in_place(kind, w, x.ne[1]) { 0 } else { one_batch(level, kind, x) * x.ne[2] * x.ne[3] }
 }
 
-/// Whether activations are read where they are. Floats could always be: with more rows than an adapter's A has, it pays to
-/// copy them to distances that suit the caches.
-fn in_place(kind: WeightKind, w: &TensorDesc) -> bool {
+/// Whether the activations of n tokens are read where they are. Floats could always be: with more rows than an adapter's A has
+/// and more columns than its B, it pays to copy them to distances that suit the caches.
+fn in_place(kind: WeightKind, w: &TensorDesc, n: usize) -> bool {
     const FEW_ROWS: usize = 64;
-    kind.act_format() == ActFormat::F32 && w.ne[0].is_multiple_of(16) && w.ne[1] <= FEW_ROWS
+    let [k, n_out, ..] = w.ne;
+    let few = k.is_multiple_of(16) && (n_out <= FEW_ROWS || k == 16 && n > 1) || k == 8 && n > 1;
+    kind.act_format() == ActFormat::F32 && few
 }
 
 fn one_batch(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
@@ -41,7 +44,7 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let (k, n_out) = (w.desc.ne[0], w.desc.ne[1]);
     let (n, batches) = (x.desc.ne[1], x.desc.ne[2] * x.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(scratch_size(level, kind, k));
-    let in_place = in_place(kind, &w.desc);
+    let in_place = in_place(kind, &w.desc, n);
     let missing = || OpError::Backend { backend: "cpu", what: "no memory was planned for activations".into() };
     let memory = if in_place { None } else { Some(c.shared.activations.clone().ok_or_else(missing)?) };
     let stride = one_batch(level, kind, &x.desc);
@@ -78,8 +81,8 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let dense = w.desc.nb[1] == kind.row_bytes(k);
     let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
     let portions = n_out.div_ceil(grain);
-    // Few rows are shared out by tokens.
-    let by_tokens = dense && in_place && portions * batches < c.threads;
+    // Few rows are shared out by tokens. (One token may remain, which takes whole registers of x.)
+    let by_tokens = dense && in_place && k.is_multiple_of(16) && portions * batches < c.threads;
     let token_grain = if by_tokens { n.div_ceil(2 * c.threads).next_multiple_of(8) } else { n };
     let parts = n.div_ceil(token_grain);
     let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
@@ -91,6 +94,9 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
         Weights::default()
     };
     let act_stride = act_stride(level, format, k, n);
+    let then = c.then;
+    let mut reads = vec![act_span, w.span()];
+    reads.extend(Then::reads(&then));
     let run = move |work: &Work| {
         work.share_ahead(batches * portions * parts, &weights, |item| {
             let (portion, part, batch) = (item % portions, item / portions % parts, item / portions / parts);
@@ -108,13 +114,14 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
                     None => (x.at(x.desc.row_offset(t0, i2, i3)), x.desc.nb[1]),
                 };
                 let y_stride = dst.desc.nb[1] / 4;
+                let columns = r0..r1;
                 let (from, r0, r1, to) =
                     if dense { (from, r0, r1, to) } else { (from.add(r0 * row_bytes), 0, 1, to.add(r0)) };
                 multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, work.scratch, work.fetch);
+                Then::apply(&then, level, &dst, columns, t0..t0 + n, (i2, i3));
             }
         });
     };
-    let reads = vec![act_span, w.span()];
     steps.push(Step { run: Box::new(run), reads, writes: vec![dst.span()], alone: false, weights });
     Ok(steps)
 }

@@ -1,7 +1,8 @@
 //! out_prod as steps: gradients rounded where the weights ask for it, then tiles of the result shared out.
 
+use super::elementwise::Then;
 use crate::out_prod::{
-    Job, Rounding, Split, bf16, float, record_size, records_size, round_token, scratch_size, uniform,
+    COLUMNS, Job, Rounding, Split, bf16, float, record_size, records_size, round_token, scratch_size, uniform,
 };
 use crate::program::{ALONE, Compiler, RawTensor, Step, Work};
 use crate::simd::SimdLevel;
@@ -59,7 +60,9 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
 
     let split = Split::new(m, tokens, n2 * n3, c.threads, amx);
     let per_batch = split.items(m, tokens);
-    let reads = records.as_ref().map_or_else(|| b.span(), |(_, span)| span.clone());
+    let then = c.then;
+    let mut reads = vec![a.span(), records.as_ref().map_or_else(|| b.span(), |(_, span)| span.clone())];
+    reads.extend(Then::reads(&then));
     let run = move |work: &Work| {
         work.share(per_batch * n2 * n3, 1, |items| {
             for item in items {
@@ -81,17 +84,19 @@ pub(crate) fn out_prod(c: Compiler, op: &OutProd) -> Result<Vec<Step>, OpError> 
                     let (ty, y, scratch) = (a.desc.ty, at(&dst), work.scratch);
                     let a = at(&a);
                     let job = Job { level, amx, ty, m, rows, a, a_stride, b, b_token, b_step, y, y_token, scratch };
+                    let columns = tiles.start * COLUMNS..(tiles.end * COLUMNS).min(m);
                     match rounding {
-                        Some(Rounding::Int16(d)) => uniform(&job, d, tiles, range),
-                        Some(Rounding::Bf16) => bf16(&job, tiles, range),
-                        None => float(&job, tiles, range),
+                        Some(Rounding::Int16(d)) => uniform(&job, d, tiles, range.clone()),
+                        Some(Rounding::Bf16) => bf16(&job, tiles, range.clone()),
+                        None => float(&job, tiles, range.clone()),
                     }
+                    Then::apply(&then, level, &dst, columns, range, (i2, i3));
                 }
             }
         });
     };
     let products = dst.desc.elements().saturating_mul(rows);
     let alone = products <= 8 * ALONE;
-    steps.push(Step { alone, ..Step::shared(run, vec![a.span(), reads], vec![dst.span()]) });
+    steps.push(Step { alone, ..Step::shared(run, reads, vec![dst.span()]) });
     Ok(steps)
 }

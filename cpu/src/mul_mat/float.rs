@@ -135,7 +135,7 @@ impl<W: Float, const K: usize> Kernel for Short<W, K> {
         let mut ahead = Ahead::new(job);
         for r0 in (job.r0..job.r1).step_by(SHORT_ROWS) {
             let count = SHORT_ROWS.min(job.r1 - r0);
-            // SAFETY: the scratch memory holds a panel; rows below r1 have k weights; tokens below n have 16 activations, zeros
+            // SAFETY: the scratch memory holds a panel; rows below r1 have k weights; tokens below n have K activations, zeros
             // after the k-th; groups of rows begin below r1, and what lies after it is not stored.
             unsafe {
                 let panel = &mut *job.scratch.cast::<ShortPanel>();
@@ -154,7 +154,7 @@ impl<W: Float, const K: usize> Kernel for Short<W, K> {
                     }
                 }
                 for t in 0..job.n {
-                    let x = &*job.token(t).cast::<[f32; 16]>();
+                    let x = &*job.token(t).cast::<[f32; K]>();
                     for r in (0..count).step_by(S::REG) {
                         let mut sums = [S::zero_r(); K];
                         for i in 0..K {

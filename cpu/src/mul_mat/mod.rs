@@ -357,7 +357,7 @@ impl Job<'_> {
 ///   nothing.
 /// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format, [`act_stride`] bytes apart. In
 ///   [`ActFormat::F32`] they may as well be any tokens of those prepared together, or rows of floats at any distance if k is a
-///   multiple of 16.
+///   multiple of 16, or 8 and n above 1.
 /// - `y` has room for `n` rows `y_stride` apart with `r1` columns; no other thread uses columns `r0..r1` of it.
 /// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own.
 ///

@@ -28,7 +28,7 @@ use std::ops::Range;
 use tile::Block;
 
 /// Columns of a tile.
-const COLUMNS: usize = 64;
+pub(crate) const COLUMNS: usize = 64;
 /// A row of a panel.
 type Row<T> = [T; COLUMNS];
 /// Rows of f32 of a partial sum, and steps of any panel: 64 KiB.

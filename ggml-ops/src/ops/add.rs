@@ -7,6 +7,7 @@ pub struct Add;
 
 impl OpDef for Add {
     const NAME: &'static str = "add";
+    const MAY_REPLACE: &[usize] = &[0, 1];
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
         let [a, b] = operands(Self::NAME, src)?;

@@ -10,7 +10,7 @@ pub struct CrossEntropyLossBack;
 
 impl OpDef for CrossEntropyLossBack {
     const NAME: &'static str = "cross_entropy_loss_back";
-    const MAY_REPLACE: Option<usize> = Some(0);
+    const MAY_REPLACE: &[usize] = &[0];
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
         let [logits, labels, weights, dy] = operands(Self::NAME, src)?;

@@ -14,9 +14,9 @@ pub trait OpDef: Clone + std::fmt::Debug + PartialEq + Sized {
     const NAME: &'static str;
     /// Whether the result shares the bytes of an operand, and of which one.
     const IN_PLACE: Option<usize> = None;
-    /// An operand whose bytes the result may take where nothing reads that operand afterwards: kernels then find both at one
+    /// Operands whose bytes the result may take where nothing reads that operand afterwards: kernels then find both at one
     /// address. Decided by [`Plan`](crate::plan::Plan); unlike [`IN_PLACE`](Self::IN_PLACE) it does not change what is computed.
-    const MAY_REPLACE: Option<usize> = None;
+    const MAY_REPLACE: &[usize] = &[];
 
     /// The shape rule: type and shape of the result, or why the operands do not fit.
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError>;
@@ -52,7 +52,7 @@ macro_rules! ops {
                 match self { $(Op::$ty(_) => $ty::IN_PLACE,)* }
             }
             /// See [`OpDef::MAY_REPLACE`].
-            pub fn may_replace(&self) -> Option<usize> {
+            pub fn may_replace(&self) -> &'static [usize] {
                 match self { $(Op::$ty(_) => $ty::MAY_REPLACE,)* }
             }
             /// See [`OpDef::infer`].

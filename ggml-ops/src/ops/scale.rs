@@ -10,6 +10,7 @@ pub struct Scale {
 
 impl OpDef for Scale {
     const NAME: &'static str = "scale";
+    const MAY_REPLACE: &[usize] = &[0];
 
     fn infer(&self, src: &[TensorDesc]) -> Result<TensorDesc, ShapeError> {
         let [x] = operands(Self::NAME, src)?;
