@@ -105,13 +105,25 @@ fn integer_dot_products_do_not_change_a_bit() {
     }
 }
 
+/// Kernels that exchange values within subgroups, and those that do it in shared memory.
+#[test]
+fn subgroups_do_not_change_a_bit() {
+    let open = |subgroups| vulkan::open(VulkanOptions { subgroups: Some(subgroups), ..VulkanOptions::default() });
+    let (Some(with), Some(without)) = (open(true), open(false)) else { return };
+    for case in all_cases() {
+        let drawn = case.draw(10).unwrap();
+        let what = case.describe();
+        assert!(run(&with, &drawn).unwrap() == run(&without, &drawn).unwrap(), "{what}");
+    }
+}
+
 /// What the validation layer, where it is installed, says of the kernels and of the barriers between them: nothing. (Of all the
 /// rest: scripts/validate-vulkan.sh.)
 #[test]
 fn validation_is_silent() {
     let Some(_) = vulkan::with_binding(None) else { return };
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["every_case_in_small_pieces", "divided_", "integer_dot", "--nocapture"])
+        .args(["every_case_in_small_pieces", "divided_", "integer_dot", "subgroups_", "--nocapture"])
         .env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation")
         .env("VK_LAYER_ENABLES", "VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT")
         .env("VK_LOADER_DEBUG", "layer")

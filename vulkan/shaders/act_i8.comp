@@ -6,7 +6,7 @@
 void main() {
     if (group_index() >= rows()) return;
     uvec3 row = row_of(group_index());
-    uint from = x_row(row), to = act_row(row), i = gl_LocalInvocationID.x;
+    uint from = x_row(row), to = act_row(row), i = invocation();
     float a = 0.0;
     for (uint j = i; j < p.k / 4u; j += 64u) a = max(a, largest_of_4(from + 4u * j));
     a = max(largest_among(a, 64u), 1e-5);

@@ -4,7 +4,7 @@
 
 // Eight invocations for each block of 32. Record, for each block: scale, codes: 9 words.
 void main() {
-    uint i = gl_LocalInvocationID.x, blocks = p.k / 32u;
+    uint i = invocation(), blocks = p.k / 32u;
     uint item = group_index() * 8u + i / 8u;
     bool some = item < blocks * rows();
     item = min(item, blocks * rows() - 1u);

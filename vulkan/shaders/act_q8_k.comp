@@ -4,7 +4,7 @@
 
 // A workgroup for each block of 256. Record, for each block: scale, sums of each 32 codes, codes: 73 words.
 void main() {
-    uint i = gl_LocalInvocationID.x, blocks = p.k / 256u, item = group_index();
+    uint i = invocation(), blocks = p.k / 256u, item = group_index();
     if (item >= blocks * rows()) return;
     uvec3 row = row_of(item / blocks);
     uint b = item % blocks, from = x_row(row) + 256u * b + 4u * i, to = act_row(row) + 73u * b;

@@ -6,10 +6,23 @@ cd "$(dirname "$0")"
 out="${1:-spv}"
 mkdir -p "$out"
 glslc --version >"$out/VERSION"
+compile() { # shader, suffix, Vulkan's version, definitions
+    shader="$1" name="${1%.comp}$2" version="$3"
+    shift 3
+    glslc --target-env="vulkan$version" -O0 -I include "$@" -o "$out/$name.spv" "$shader"
+}
 for shader in *.comp; do
-    glslc --target-env=vulkan1.1 -O0 -I include -o "$out/${shader%.comp}.spv" "$shader"
+    compile "$shader" "" 1.1
 done
 # Once more with the integer dot product, for devices that have it.
 for shader in mul_mat_q*.comp mul_mat_t*.comp; do
-    glslc --target-env=vulkan1.1 -O0 -I include -DINTEGER_DOT -o "$out/${shader%.comp}_dot.spv" "$shader"
+    compile "$shader" _dot 1.1 -DINTEGER_DOT
+done
+# Those that add up lanes once more with shuffles. Of Vulkan 1.3, whose SPIR-V (1.6) promises full subgroups.
+for shader in act_i8.comp act_q*.comp cross_entropy_loss.comp exact.comp flash_attn_back_weights.comp \
+    flash_attn_values.comp mul_mat_float.comp mul_mat_q*.comp mul_mat_ternary.comp rms_norm*.comp soft_max*.comp; do
+    compile "$shader" _subgroup 1.3 -DSUBGROUPS
+done
+for shader in mul_mat_q*.comp mul_mat_ternary.comp; do
+    compile "$shader" _dot_subgroup 1.3 -DINTEGER_DOT -DSUBGROUPS
 done

@@ -23,7 +23,7 @@ layout(set = 0, binding = 5) buffer Fault { uint fault[]; };
 #include "fault.glsl"
 
 void main() {
-    uint t = group_index(), i = gl_LocalInvocationID.x;
+    uint t = group_index(), i = invocation();
     if (t >= p.len) return;
     t += p.start;
     uint from = p.x_at + t * p.x_nb1, to = p.y_at + t * p.y_nb1;

@@ -9,7 +9,7 @@ layout(set = 0, binding = 3) readonly buffer Span { uint span[]; };
 
 // A workgroup for each head of K and V and token.
 void main() {
-    uint item = group_index(), i = gl_LocalInvocationID.x;
+    uint item = group_index(), i = invocation();
     if (item >= p.n_head_kv * p.count) return;
     uint g = item % p.n_head_kv, t = p.first + item / p.n_head_kv, h = g * p.group + p.member;
     uvec3 s = SPAN(t);

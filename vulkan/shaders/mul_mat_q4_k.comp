@@ -45,5 +45,5 @@ void accumulate() {
     for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, floatBitsToUint(sums[o]));
 }
 float result(uint o) {
-    return tree16(o) - least(o);
+    return uintBitsToFloat(gathered(o)) - least(o);
 }

@@ -72,5 +72,5 @@ void accumulate() {
     for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, floatBitsToUint(sums[o]));
 }
 float result(uint o) {
-    return tree16(o);
+    return uintBitsToFloat(gathered(o));
 }

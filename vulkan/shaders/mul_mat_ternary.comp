@@ -1,5 +1,6 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
+#define INTEGER_LANES
 #include "mul_mat.glsl"
 layout(constant_id = 2) const uint TYPE = 35; // ggml's number: TQ1_0, TQ2_0
 #include "ternary.glsl"
@@ -29,5 +30,5 @@ void accumulate() {
 float result(uint o) {
     uint record = x_row[o % TOKENS];
     // Codes are one more than weights.
-    return float(sum16(o) - int(x[record + 1u])) * (p.d * uintBitsToFloat(x[record]));
+    return float(int(gathered(o)) - int(x[record + 1u])) * (p.d * uintBitsToFloat(x[record]));
 }

@@ -12,7 +12,7 @@ void main() {
     uvec3 row = row_of(group_index());
     uint ar = a_row(row), br = b_row(row), yr = y_row(row), n = p.len[0];
     float top = NEGATIVE_INFINITY;
-    for (uint i = gl_LocalInvocationID.x; i < n; i += 64u) {
+    for (uint i = invocation(); i < n; i += 64u) {
         float v = a[ar + i] * p.f + b[br + i];
         top = v > top ? v : top;
     }
@@ -20,10 +20,10 @@ void main() {
     // A row that sees nothing: all zeros, not NaN.
     if (top == NEGATIVE_INFINITY) top = 0.0;
     float sum = 0.0;
-    for (uint i = gl_LocalInvocationID.x; i < n; i += 64u) sum = sum + weight(ar + i, br + i, top);
+    for (uint i = invocation(); i < n; i += 64u) sum = sum + weight(ar + i, br + i, top);
     sum = tree64(sum);
     float factor = 0.0;
-    if (gl_LocalInvocationID.x == 0u && sum > 0.0) factor = div(1.0, sum);
+    if (invocation() == 0u && sum > 0.0) factor = div(1.0, sum);
     factor = of_first(factor);
-    for (uint i = gl_LocalInvocationID.x; i < n; i += 64u) y[yr + i] = weight(ar + i, br + i, top) * factor;
+    for (uint i = invocation(); i < n; i += 64u) y[yr + i] = weight(ar + i, br + i, top) * factor;
 }

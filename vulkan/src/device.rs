@@ -2,6 +2,7 @@
 
 use crate::VulkanOptions;
 use crate::error::{Fault, VulkanError, reason};
+use crate::kernels::WORKGROUP;
 use crate::pipelines::{Pipelines, user_cache_folder};
 use crate::spirv::FloatControls;
 use std::fmt;
@@ -11,13 +12,14 @@ use std::time::Duration;
 use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
 use vulkano::descriptor_set::allocator::StandardDescriptorSetAllocator;
-use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType};
+use vulkano::device::physical::{PhysicalDevice, PhysicalDeviceType, SubgroupFeatures};
 use vulkano::device::{Device, DeviceCreateInfo, DeviceExtensions, DeviceFeatures, Queue, QueueCreateInfo, QueueFlags};
 use vulkano::instance::{Instance, InstanceCreateFlags, InstanceCreateInfo};
 use vulkano::memory::MemoryHeapFlags;
 use vulkano::memory::allocator::{
     AllocationCreateInfo, MemoryAllocatorError, MemoryTypeFilter, StandardMemoryAllocator,
 };
+use vulkano::shader::ShaderStages;
 use vulkano::{Validated, Version, VulkanLibrary};
 
 /// The least that a binding must cover: a row of weights and a few records.
@@ -106,6 +108,8 @@ pub(crate) struct Limits {
     pub max_groups: [u32; 2],
     /// Kernels may use the integer dot product.
     pub integer_dot: bool,
+    /// Kernels may count on full subgroups of so many invocations.
+    pub subgroup: Option<u32>,
 }
 
 /// All physical devices, in the loader's order.
@@ -228,10 +232,25 @@ impl Gpu {
         let dot = DeviceFeatures { shader_integer_dot_product: true, ..DeviceFeatures::empty() };
         let fast = p.integer_dot_product4x8_bit_packed_signed_accelerated == Some(true);
         limits.integer_dot = options.integer_dot.unwrap_or(fast) && physical.supported_features().contains(&dot);
+        // All of them are in Vulkan 1.3; the last is for SPIR-V 1.6, as glslc writes it.
+        let full = DeviceFeatures {
+            subgroup_size_control: true,
+            compute_full_subgroups: true,
+            maintenance4: true,
+            ..DeviceFeatures::empty()
+        };
+        let has_full = options.subgroups.unwrap_or(true)
+            && physical.api_version() >= Version::V1_3
+            && physical.supported_features().contains(&full);
+        limits.subgroup = subgroup(&physical).filter(|_| has_full);
         let mut wanted = float_controls;
         wanted.khr_shader_integer_dot_product = limits.integer_dot;
+        let mut features = DeviceFeatures::empty();
+        for (feature, used) in [(dot, limits.integer_dot), (full, limits.subgroup.is_some())] {
+            features |= if used { feature } else { DeviceFeatures::empty() };
+        }
         let info = DeviceCreateInfo {
-            enabled_features: if limits.integer_dot { dot } else { DeviceFeatures::empty() },
+            enabled_features: features,
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
             enabled_extensions: wanted.intersection(physical.supported_extensions()),
             ..Default::default()
@@ -250,7 +269,7 @@ impl Gpu {
             memory: Arc::new(StandardMemoryAllocator::new_default(device.clone())),
             sets: Arc::new(StandardDescriptorSetAllocator::new(device.clone(), Default::default())),
             commands: Arc::new(StandardCommandBufferAllocator::new(device.clone(), Default::default())),
-            pipelines: Pipelines::new(device.clone(), controls, folder.as_deref()),
+            pipelines: Pipelines::new(device.clone(), controls, limits.subgroup, folder.as_deref()),
             limits,
             timeout: options.timeout,
             max_memory: options.max_memory,
@@ -366,12 +385,38 @@ fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, 
     }
     let [x, y, _] = p.max_compute_work_group_count;
     let max_allocation = max_allocation(physical).min(options.max_allocation.unwrap_or(u64::MAX));
-    Ok(Limits { max_binding, max_allocation, max_groups: [x, y], integer_dot: false })
+    Ok(Limits { max_binding, max_allocation, max_groups: [x, y], integer_dot: false, subgroup: None })
+}
+
+/// The size of subgroups to ask for: the device's own, if kernels can be held to it and shuffle within it.
+fn subgroup(physical: &PhysicalDevice) -> Option<u32> {
+    let p = physical.properties();
+    let in_kernels = |stages: Option<ShaderStages>| stages.is_some_and(|s| s.intersects(ShaderStages::COMPUTE));
+    let shuffles = p.subgroup_supported_operations.is_some_and(|o| o.contains(SubgroupFeatures::SHUFFLE));
+    let held = in_kernels(p.required_subgroup_size_stages) && in_kernels(p.subgroup_supported_stages);
+    let sizes = (p.subgroup_size?, p.min_subgroup_size?, p.max_compute_workgroup_subgroups?);
+    subgroup_size(sizes.0, sizes.1, sizes.2).filter(|_| shuffles && held)
+}
+
+/// `usual` and `least` size, and the most subgroups of a workgroup.
+fn subgroup_size(usual: u32, least: u32, most: u32) -> Option<u32> {
+    let workgroup = WORKGROUP as u32;
+    let size = usual.min(workgroup);
+    (size.is_power_of_two() && size >= least && workgroup / size <= most).then_some(size)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn subgroups_divide_a_workgroup() {
+        assert_eq!(subgroup_size(32, 32, 32), Some(32));
+        assert_eq!(subgroup_size(8, 8, 32), Some(8));
+        // Adreno: 128, of which 64 can be asked for, or not.
+        assert_eq!((subgroup_size(128, 64, 16), subgroup_size(128, 128, 16)), (Some(64), None));
+        assert_eq!((subgroup_size(4, 4, 8), subgroup_size(0, 0, 8)), (None, None));
+    }
 
     #[test]
     fn what_a_device_lacks_is_said() {

@@ -12,7 +12,7 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::Pipeline;
 
 /// What shaders/exact.comp computes of each pair of values.
-const RESULTS: [&str; 11] = [
+const RESULTS: [&str; 12] = [
     "sums",
     "differences",
     "products",
@@ -24,6 +24,7 @@ const RESULTS: [&str; 11] = [
     "f16 in f32",
     "integers in f32",
     "logarithms",
+    "sums over 64 lanes",
 ];
 
 /// Values at the edges: subnormal numbers, ties, overflow, zeros of both signs.
@@ -79,8 +80,13 @@ pub(crate) fn values(n: usize, seed: u64) -> Vec<[f32; 2]> {
     pairs.into_iter().map(|p| p.map(f32::from_bits)).collect()
 }
 
-/// What the device must give.
-fn expected([a, b]: [f32; 2]) -> [u32; 11] {
+/// A summand of any magnitude that never makes a NaN.
+fn lane([_, b]: [f32; 2]) -> f32 {
+    b.to_bits().cast_signed() as f32
+}
+
+/// What the device must give; `sum`: of the lanes of this pair and its neighbours.
+fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 12] {
     let half = |v: f32| u32::from(quants::f32_to_f16(v));
     [
         (a + b).to_bits(),
@@ -92,8 +98,9 @@ fn expected([a, b]: [f32; 2]) -> [u32; 11] {
         numerics::exp(a).to_bits(),
         half(a),
         quants::f16_to_f32((b.to_bits() & 0xffff) as u16).to_bits(),
-        (b.to_bits().cast_signed() as f32).to_bits(),
+        lane([a, b]).to_bits(),
         numerics::log(a).to_bits(),
+        sum.to_bits(),
     ]
 }
 
@@ -127,8 +134,10 @@ pub(crate) fn check(gpu: &Arc<Gpu>, n: usize, seed: u64) -> Result<Result<(), St
     recorder.finish()?.run()?;
     let got = download.read().map_err(access)?;
     let mut results = got.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]]));
-    for pair in pairs {
-        for (name, want) in RESULTS.iter().zip(expected(pair)) {
+    for (i, &pair) in pairs.iter().enumerate() {
+        let workgroup = i / 64 * 64..(i / 64 * 64 + 64).min(pairs.len());
+        let sum = numerics::sum64(pairs[workgroup].iter().map(|&pair| lane(pair)));
+        for (name, want) in RESULTS.iter().zip(expected(pair, sum)) {
             let Some(got) = results.next() else { return Ok(Err("results are missing".into())) };
             // Which NaN it is does not matter: one in a model is garbage anyway.
             let nan = |half: bool, bits: u32| if half { bits & 0x7fff > 0x7c00 } else { f32::from_bits(bits).is_nan() };

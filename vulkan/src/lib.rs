@@ -50,6 +50,9 @@ pub struct VulkanOptions {
     pub max_allocation: Option<u64>,
     /// Use the integer dot product where the device has it; `None`: where it has it in hardware. Does not change results.
     pub integer_dot: Option<bool>,
+    /// Have the invocations of a subgroup exchange values directly where the device has full subgroups; `None`: where it has.
+    /// Does not change results.
+    pub subgroups: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
     /// Bytes of the device's memory to plan with, at most; `None`: all that is free.
@@ -70,6 +73,7 @@ impl Default for VulkanOptions {
             max_binding: None,
             max_allocation: None,
             integer_dot: None,
+            subgroups: None,
             profile: false,
             max_memory: None,
             fail_after: None,

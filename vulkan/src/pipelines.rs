@@ -1,7 +1,7 @@
 //! Compute pipelines, built when first needed, and their cache on disk.
 
 use crate::error::{VulkanError, reason};
-use crate::shaders::Shader;
+use crate::shaders::{SUBGROUP, Shader};
 use crate::spirv::{self, FloatControls};
 use std::collections::BTreeMap;
 use std::collections::HashMap;
@@ -32,6 +32,8 @@ pub(crate) type Constants = [u32; 3];
 pub(crate) struct Pipelines {
     device: Arc<Device>,
     controls: FloatControls,
+    /// Invocations of the subgroups that kernels may count on to be full.
+    subgroup: Option<u32>,
     cache: Option<Arc<PipelineCache>>,
     file: Option<PathBuf>,
     built: Mutex<Built>,
@@ -46,7 +48,12 @@ struct Built {
 
 impl Pipelines {
     /// No pipelines yet; those that an earlier process cached in `folder` will be fast to build.
-    pub(crate) fn new(device: Arc<Device>, controls: FloatControls, folder: Option<&Path>) -> Pipelines {
+    pub(crate) fn new(
+        device: Arc<Device>,
+        controls: FloatControls,
+        subgroup: Option<u32>,
+        folder: Option<&Path>,
+    ) -> Pipelines {
         let file = folder.map(|f| f.join(file_name(&device)));
         let initial_data = file.as_deref().and_then(read).unwrap_or_default();
         // The driver checks its own header, and builds anew what it does not recognize.
@@ -58,7 +65,7 @@ impl Pipelines {
             }
         };
         let cache = create(initial_data).or_else(|| create(Vec::new()));
-        Pipelines { device, controls, cache, file, built: Mutex::default() }
+        Pipelines { device, controls, subgroup, cache, file, built: Mutex::default() }
     }
 
     /// The pipeline of a shader with these constants.
@@ -103,16 +110,24 @@ impl Pipelines {
         layout: Arc<PipelineLayout>,
     ) -> Result<Arc<ComputePipeline>, VulkanError> {
         let fail = |why: String| VulkanError::Shader { shader: shader.name(), why };
-        let words = spirv::exact(&shader.words(), self.controls);
+        let subgroup = self.subgroup.and_then(|size| Some((size, shader.subgroup_words()?)));
+        let (subgroup, words) = subgroup.map_or_else(|| (None, shader.words()), |(size, words)| (Some(size), words));
+        let words = spirv::exact(&words, self.controls);
         // SAFETY: the words are glslc's output, with decorations and modes added by `spirv`, which its tests check.
         let module = unsafe { ShaderModule::new(self.device.clone(), ShaderModuleCreateInfo::new(&words)) };
         let module = module.map_err(|e| fail(reason(&e)))?;
         let known = module.specialization_constants().keys().copied().collect::<Vec<_>>();
-        let constants = (0..).zip(constants).filter(|(id, _)| known.contains(id));
+        let constants =
+            (0..).zip(constants).chain(subgroup.map(|size| (SUBGROUP, size))).filter(|(id, _)| known.contains(id));
         let constants = constants.map(|(id, v)| (id, SpecializationConstant::U32(v))).collect();
         let module = module.specialize(constants).map_err(|e| fail(e.to_string()))?;
         let entry = module.entry_point("main").ok_or_else(|| fail("it has no main".into()))?;
-        let info = ComputePipelineCreateInfo::stage_layout(PipelineShaderStageCreateInfo::new(entry), layout);
+        // Full they are by themselves: the modules are SPIR-V 1.6, and a workgroup is a multiple of a subgroup.
+        let stage = PipelineShaderStageCreateInfo {
+            required_subgroup_size: subgroup,
+            ..PipelineShaderStageCreateInfo::new(entry)
+        };
+        let info = ComputePipelineCreateInfo::stage_layout(stage, layout);
         ComputePipeline::new(self.device.clone(), self.cache.clone(), info).map_err(|e| fail(reason(&e)))
     }
 

@@ -88,6 +88,47 @@ shaders! {
     SoftMaxBack "soft_max_back" 3,
 }
 
+macro_rules! with_subgroups {
+    ($($variant:ident $name:literal,)*) => {
+        impl Shader {
+            /// The SPIR-V of the same kernel with shuffles among a subgroup's invocations, if there is one. Its
+            /// specialization constant [`SUBGROUP`] is their number.
+            fn subgroup_bytes(self) -> Option<&'static [u8]> {
+                match self {
+                    $(Shader::$variant => Some(compiled!($name)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+with_subgroups! {
+    ActI8 "act_i8_subgroup",
+    ActQ8K "act_q8_k_subgroup",
+    ActQ8_0 "act_q8_0_subgroup",
+    CrossEntropyLoss "cross_entropy_loss_subgroup",
+    Exact "exact_subgroup",
+    FlashAttnBackWeights "flash_attn_back_weights_subgroup",
+    FlashAttnValues "flash_attn_values_subgroup",
+    MulMatFloat "mul_mat_float_subgroup",
+    MulMatQ4K "mul_mat_q4_k_subgroup",
+    MulMatQ4KDot "mul_mat_q4_k_dot_subgroup",
+    MulMatQ6K "mul_mat_q6_k_subgroup",
+    MulMatQ6KDot "mul_mat_q6_k_dot_subgroup",
+    MulMatQ8_0 "mul_mat_q8_0_subgroup",
+    MulMatQ8_0Dot "mul_mat_q8_0_dot_subgroup",
+    MulMatTernary "mul_mat_ternary_subgroup",
+    MulMatTernaryDot "mul_mat_ternary_dot_subgroup",
+    RmsNorm "rms_norm_subgroup",
+    RmsNormBack "rms_norm_back_subgroup",
+    SoftMax "soft_max_subgroup",
+    SoftMaxBack "soft_max_back_subgroup",
+}
+
+/// The specialization constant with the number of a subgroup's invocations.
+pub(crate) const SUBGROUP: u32 = 3;
+
 impl Shader {
     /// The same kernel with the integer dot product, if there is one.
     pub(crate) fn with_integer_dot(self) -> Shader {
@@ -103,8 +144,25 @@ impl Shader {
 
     /// Its SPIR-V.
     pub(crate) fn words(self) -> Vec<u32> {
-        self.bytes().chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
+        words(self.bytes())
     }
+
+    /// Its SPIR-V with shuffles among a subgroup's invocations, if there is any.
+    pub(crate) fn subgroup_words(self) -> Option<Vec<u32>> {
+        self.subgroup_bytes().map(words)
+    }
+
+    /// Each SPIR-V of each shader.
+    #[cfg(test)]
+    pub(crate) fn modules() -> impl Iterator<Item = (Shader, Vec<u32>)> {
+        Shader::ALL
+            .iter()
+            .flat_map(|&s| [Some(s.words()), s.subgroup_words()].into_iter().flatten().map(move |w| (s, w)))
+    }
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
 }
 
 #[cfg(test)]
@@ -149,8 +207,12 @@ mod tests {
         let built = Command::new(folder().join("build.sh")).arg(&out).output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         for shader in Shader::ALL {
-            let fresh = std::fs::read(out.join(format!("{}.spv", shader.name()))).unwrap();
-            assert!(fresh == shader.bytes(), "{}.spv is stale: run vulkan/shaders/build.sh", shader.name());
+            let variants = [("", Some(shader.bytes())), ("_subgroup", shader.subgroup_bytes())];
+            for (suffix, bytes) in variants {
+                let name = format!("{}{suffix}.spv", shader.name());
+                let fresh = std::fs::read(out.join(&name)).ok();
+                assert!(fresh.as_deref() == bytes, "{name} is stale: run vulkan/shaders/build.sh");
+            }
         }
         std::fs::remove_dir_all(out).unwrap();
     }

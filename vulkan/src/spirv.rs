@@ -91,8 +91,8 @@ mod tests {
 
     #[test]
     fn every_float_operation_is_marked() {
-        for shader in Shader::ALL {
-            let words = exact(&shader.words(), ALL);
+        for (shader, words) in Shader::modules() {
+            let words = exact(&words, ALL);
             let marked: Vec<u32> = instructions(&words)
                 .filter(|(op, i)| *op == OP_DECORATE && i.get(2) == Some(&NO_CONTRACTION))
                 .map(|(_, i)| i[1])
@@ -113,9 +113,10 @@ mod tests {
     fn shaders_compute_with_nothing_else() {
         // Min and max of floats (37, 40), FAbs, FindUMsb, FindSMsb, and min and max of integers.
         const EXTENDED: [u32; 10] = [4, 37, 40, 38, 39, 41, 42, 74, 75, 5];
-        for shader in Shader::ALL {
-            for (op, i) in instructions(&shader.words()) {
-                let inexact = matches!(op, 136 | 140..=148);
+        for (shader, words) in Shader::modules() {
+            for (op, i) in instructions(&words) {
+                // Sums and products over a subgroup are in an order that the driver chooses; shuffles only move values.
+                let inexact = matches!(op, 136 | 140..=148 | 349..=364);
                 assert!(!inexact, "{}: opcode {op}", shader.name());
                 assert!(op != 12 || EXTENDED.contains(&i[4]), "{}: extended instruction {}", shader.name(), i[4]);
             }

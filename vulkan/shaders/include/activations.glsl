@@ -45,8 +45,34 @@ uint round4(uint at, float e, out int sum) {
     return word;
 }
 // The largest (the sum) over each `width` neighbouring invocations, a power of two; all must call it.
+#ifdef SUBGROUPS
+// In any order: no bit depends on it.
 float largest_among(float v, uint width) {
-    uint i = gl_LocalInvocationID.x, first = i / width * width;
+    for (uint h = 1u; h < SUBGROUP && h < width; h <<= 1) v = max(v, subgroupShuffleXor(v, h));
+    if (width > SUBGROUP) {
+        uint first = invocation() / width * width;
+        largest[invocation()] = v;
+        barrier();
+        for (uint i = first; i < first + width; i += SUBGROUP) v = max(v, largest[i]);
+        barrier();
+    }
+    return v;
+}
+int sum_among(int v, uint width) {
+    for (uint h = 1u; h < SUBGROUP && h < width; h <<= 1) v += subgroupShuffleXor(v, h);
+    if (width > SUBGROUP) {
+        uint first = invocation() / width * width;
+        sums[invocation()] = v;
+        barrier();
+        v = 0;
+        for (uint i = first; i < first + width; i += SUBGROUP) v += sums[i];
+        barrier();
+    }
+    return v;
+}
+#else
+float largest_among(float v, uint width) {
+    uint i = invocation(), first = i / width * width;
     largest[i] = v;
     barrier();
     for (uint h = width / 2u; h > 0u; h >>= 1) {
@@ -58,7 +84,7 @@ float largest_among(float v, uint width) {
     return v0;
 }
 int sum_among(int v, uint width) {
-    uint i = gl_LocalInvocationID.x, first = i / width * width;
+    uint i = invocation(), first = i / width * width;
     sums[i] = v;
     barrier();
     for (uint h = width / 2u; h > 0u; h >>= 1) {
@@ -69,3 +95,4 @@ int sum_among(int v, uint width) {
     barrier();
     return v0;
 }
+#endif

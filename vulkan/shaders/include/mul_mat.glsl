@@ -7,7 +7,7 @@
 layout(local_size_x = 64) in;
 layout(constant_id = 0) const uint ROWS = 1;
 layout(constant_id = 1) const uint TOKENS = 1;
-const uint OUTPUTS = ROWS * TOKENS;
+const uint OUTPUTS = ROWS * TOKENS; // 16 at most: one for each lane
 // The box: rows of w, tokens, i2, i3. Offset and strides of w in bytes, other ones in words.
 layout(push_constant) uniform Push {
     uint start[4];
@@ -24,32 +24,71 @@ layout(set = 0, binding = 2) readonly buffer X { uint x[]; };
 #include "bytes.glsl"
 
 uint lane;
+#ifdef SUBGROUPS
+uint mine[OUTPUTS]; // this lane of each output
+uint whole;         // output `lane`, all lanes together
+#endif
 uint w_row[ROWS];   // byte of each row of w
 uint x_row[TOKENS]; // word of each row of x, or of its record
 shared uint lanes[64u * OUTPUTS];
 
 // The lanes of output o of this invocation's 16; lane l is 4 * OUTPUTS behind lane l - 1.
 uint lanes_of(uint o) {
-    return gl_LocalInvocationID.x / 16u * OUTPUTS + o;
+    return invocation() / 16u * OUTPUTS + o;
 }
 const uint LANE = 4u * OUTPUTS;
 
+#ifdef INTEGER_LANES
+#define JOINED(a, b) ((a) + (b))
+#else
+#define JOINED(a, b) floatBitsToUint(uintBitsToFloat(a) + uintBitsToFloat(b))
+#endif
+
+#ifdef SUBGROUPS
+const uint NEAR = SUBGROUP < 16u ? SUBGROUP : 16u, FAR = 16u / NEAR;
+
+void put_lane(uint o, uint bits) {
+    mine[o] = bits;
+}
+// Steps of the tree beyond a subgroup through shared memory, the others by shuffles; then the sum of output o is with lane o.
+void gather() {
+    if (FAR > 1u) {
+        for (uint o = 0u; o < OUTPUTS; o++) lanes[lanes_of(o) + lane * LANE] = mine[o];
+        barrier();
+    }
+    for (uint o = 0u; o < OUTPUTS; o++) {
+        uint v = mine[o];
+        if (FAR > 1u) {
+            uint far[FAR];
+            for (uint j = 0u; j < FAR; j++) far[j] = lanes[lanes_of(o) + (lane % NEAR + j * NEAR) * LANE];
+            for (uint h = FAR / 2u; h > 0u; h >>= 1) {
+                for (uint j = 0u; j < h; j++) far[j] = JOINED(far[j], far[j + h]);
+            }
+            v = far[0];
+        }
+        for (uint h = NEAR / 2u; h > 0u; h >>= 1) v = JOINED(v, subgroupShuffleXor(v, h));
+        if (lane == o) whole = v;
+    }
+}
+uint gathered(uint o) {
+    return whole;
+}
+#else
 void put_lane(uint o, uint bits) {
     lanes[lanes_of(o) + lane * LANE] = bits;
 }
-float tree16(uint o) {
-    float v[16];
-    for (uint l = 0u; l < 16u; l++) v[l] = uintBitsToFloat(lanes[lanes_of(o) + l * LANE]);
+void gather() {
+    barrier();
+}
+uint gathered(uint o) {
+    uint v[16];
+    for (uint l = 0u; l < 16u; l++) v[l] = lanes[lanes_of(o) + l * LANE];
     for (uint h = 8u; h > 0u; h >>= 1) {
-        for (uint l = 0u; l < h; l++) v[l] = v[l] + v[l + h];
+        for (uint l = 0u; l < h; l++) v[l] = JOINED(v[l], v[l + h]);
     }
     return v[0];
 }
-int sum16(uint o) {
-    int sum = 0;
-    for (uint l = 0u; l < 16u; l++) sum += int(lanes[lanes_of(o) + l * LANE]);
-    return sum;
-}
+#endif
 
 #ifdef INTEGER_DOT
 // One instruction for four products, where the device has it. Codes are below 128, so that they are signed bytes too.
@@ -80,7 +119,7 @@ int sum4(uint q) {
 }
 #endif
 
-// By the shader: lanes in shared memory; then, after a barrier, output o (row o / TOKENS, token o % TOKENS).
+// By the shader: lanes, by put_lane; then output o (row o / TOKENS, token o % TOKENS), from what is gathered of it.
 void accumulate();
 float result(uint o);
 
@@ -88,8 +127,8 @@ void main() {
     uint row_tiles = (p.len[0] + 4u * ROWS - 1u) / (4u * ROWS), token_tiles = (p.len[1] + TOKENS - 1u) / TOKENS;
     uint item = group_index();
     if (item >= row_tiles * token_tiles * p.len[2] * p.len[3]) return;
-    lane = gl_LocalInvocationID.x % 16u;
-    uint row = (item % row_tiles * 4u + gl_LocalInvocationID.x / 16u) * ROWS;
+    lane = invocation() % 16u;
+    uint row = (item % row_tiles * 4u + invocation() / 16u) * ROWS;
     item /= row_tiles;
     uint token = item % token_tiles * TOKENS;
     item /= token_tiles;
@@ -99,10 +138,8 @@ void main() {
     for (uint r = 0u; r < ROWS; r++) w_row[r] = w_base + (p.start[0] + min(row + r, p.len[0] - 1u)) * p.w_nb[0];
     for (uint t = 0u; t < TOKENS; t++) x_row[t] = x_base + (p.start[1] + min(token + t, p.len[1] - 1u)) * p.x_nb[0];
     accumulate();
-    barrier();
+    gather();
     uint to = p.y_at + i2 * p.y_nb[1] + i3 * p.y_nb[2] + p.start[0] + row + (p.start[1] + token) * p.y_nb[0];
-    for (uint o = lane; o < OUTPUTS; o += 16u) {
-        uint r = o / TOKENS, t = o % TOKENS;
-        if (row + r < p.len[0] && token + t < p.len[1]) y[to + r + t * p.y_nb[0]] = result(o);
-    }
+    uint r = lane / TOKENS, t = lane % TOKENS;
+    if (lane < OUTPUTS && row + r < p.len[0] && token + t < p.len[1]) y[to + r + t * p.y_nb[0]] = result(lane);
 }

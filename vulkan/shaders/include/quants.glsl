@@ -23,8 +23,9 @@
 
 // What a code of 4 bits stands for, as a signed byte. MXFP4: doubled.
 uint value_of(uint code) {
-    uvec4 values = TYPE == TYPE_MXFP4 ? uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu)
-                                      : uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+    // Not chosen by `?:`: with a constant, that is a form of SPIR-V 1.4 which Mesa 22 gets wrong for vectors.
+    uvec4 values = uvec4(0xbfad9881u, 0xf6eaddcfu, 0x26190d01u, 0x71594535u);
+    if (TYPE == TYPE_MXFP4) values = uvec4(0x03020100u, 0x0c080604u, 0xfdfeff00u, 0xf4f8fafcu);
     return (values[code >> 2] >> ((code & 3u) * 8u)) & 0xffu;
 }
 int signed_value_of(uint code) {
