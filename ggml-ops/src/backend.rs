@@ -38,6 +38,10 @@ pub trait Backend: Send + Sync {
     fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError>;
     /// Allocates memory that lasts, filled with zeros.
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError>;
+    /// As [`alloc`](Self::alloc), for a cache `[width, rows, n_seq]`, which the device may divide between rows.
+    fn alloc_cache(&self, desc: &TensorDesc) -> Result<Arc<dyn Buffer>, OpError> {
+        self.alloc(desc.extent())
+    }
     /// Whether this device made the buffer.
     fn owns(&self, buffer: &dyn Buffer) -> bool;
     /// The device for the weights and states of a layer (`None`: of what belongs to no layer): itself, unless this is

@@ -162,6 +162,35 @@ fn small_bindings_do_not_change_a_bit() {
     }
 }
 
+/// A cache of which no layer fits into one allocation: sequences whose length is no multiple of attention's chunks, long enough to go on
+/// in the next allocation, and a shift.
+#[test]
+fn divided_caches_have_the_cpus_bits() {
+    let Some(_) = vulkan::with_binding(None) else { return };
+    let file = tiny(ARCHITECTURES[0], GgmlType::F16, false, 5);
+    let open = || Gguf::from_bytes(file.to_vec()).unwrap();
+    let limit = 200_000;
+    let run = |model: Arc<Model>, [type_k, type_v]: [GgmlType; 2]| {
+        let options =
+            ContextOptions { n_ctx: 1100, n_seq_max: 3, n_ubatch: 64, type_k, type_v, ..ContextOptions::default() };
+        let mut context = Context::new(model, options).unwrap();
+        assert!(context.cache().layer(0).iter().all(|t| t.desc.extent() as u64 > limit));
+        let mut all = Vec::new();
+        for (seq, n) in [(2, 800), (1, 300)] {
+            context.decode(&Batch::of(&tokens(n), seq, 0), |_, row| all.extend(bits(row))).unwrap();
+        }
+        context.shift(2, 5, 20).unwrap();
+        context.decode(&Batch::of(&tokens(9), 2, 780), |_, row| all.extend(bits(row))).unwrap();
+        all
+    };
+    let cpu = load(open(), 2, SimdLevel::detect());
+    let options = device::VulkanOptions { max_allocation: Some(limit), ..Default::default() };
+    let gpu: Device = device::vulkan(options).unwrap();
+    for types in [[GgmlType::F16, GgmlType::F32], [GgmlType::F32, GgmlType::Q8_0]] {
+        assert!(run(on(&gpu, open()), types) == run(cpu.clone(), types), "{types:?}");
+    }
+}
+
 fn compare(gpu: &Device, file: &[u8], tokens: &[u32], what: &str) {
     let open = || Gguf::from_bytes(file.to_vec()).unwrap();
     let (cpu, gpu) = (load(open(), 2, SimdLevel::detect()), on(gpu, open()));

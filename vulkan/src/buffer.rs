@@ -1,6 +1,6 @@
 //! Memory on the device that lasts: weights in their blocks, states.
 
-use crate::device::{Gpu, Residence};
+use crate::device::{BUFFER_ALIGN, Gpu, Residence};
 use crate::error::VulkanError;
 use crate::recorder::{Barrier, Recorder};
 use ggml_ops::OpError;
@@ -31,24 +31,30 @@ pub(crate) struct VulkanBuffer {
 }
 
 impl VulkanBuffer {
-    /// Memory with zeros in it, in one piece.
-    pub(crate) fn zeroed(gpu: &Arc<Gpu>, bytes: usize) -> Result<VulkanBuffer, VulkanError> {
-        let memory = gpu.allocate(bytes as u64, Residence::Device, "a state")?;
+    /// Memory with zeros in it, in segments of these bytes.
+    pub(crate) fn zeroed(gpu: &Arc<Gpu>, parts: Vec<Range<u64>>) -> Result<VulkanBuffer, VulkanError> {
+        let segments = Self::segments(gpu, parts, "a state")?;
         let mut recorder = Recorder::new(gpu.clone(), 0)?;
         recorder.barrier(Barrier::Start)?;
-        recorder.clear(&memory)?;
+        for segment in &segments {
+            recorder.clear(&segment.memory)?;
+        }
         recorder.finish()?.run()?;
-        let segments = vec![Segment { bytes: 0..bytes as u64, memory }];
-        Ok(VulkanBuffer { gpu: gpu.clone(), segments, constant: false, len: bytes })
+        let len = segments.last().map_or(0, |s| s.bytes.end as usize);
+        Ok(VulkanBuffer { gpu: gpu.clone(), segments, constant: false, len })
+    }
+
+    fn segments(gpu: &Gpu, parts: Vec<Range<u64>>, what: &str) -> Result<Vec<Segment>, VulkanError> {
+        let segment = |bytes: Range<u64>| {
+            let memory = gpu.allocate(bytes.end - bytes.start, Residence::Device, what)?;
+            Ok(Segment { bytes, memory })
+        };
+        parts.into_iter().map(segment).collect()
     }
 
     /// Constant data, in segments of these bytes.
     pub(crate) fn constant(gpu: &Arc<Gpu>, parts: Vec<Range<u64>>, data: &[u8]) -> Result<VulkanBuffer, VulkanError> {
-        let segments = parts.into_iter().map(|bytes| {
-            let memory = gpu.allocate(bytes.end - bytes.start, Residence::Device, "weights")?;
-            Ok(Segment { bytes, memory })
-        });
-        let segments = segments.collect::<Result<_, VulkanError>>()?;
+        let segments = Self::segments(gpu, parts, "weights")?;
         let buffer = VulkanBuffer { gpu: gpu.clone(), segments, constant: true, len: data.len() };
         buffer.transfer(0, Transfer::Write(data))?;
         Ok(buffer)
@@ -69,12 +75,13 @@ impl VulkanBuffer {
             Transfer::Write(_) => Residence::Upload,
             Transfer::Read(_) => Residence::Download,
         };
-        let staging = self.gpu.allocate((end - at).min(STAGING), residence, "a transfer")?;
+        let most = STAGING.min(self.gpu.limits.max_allocation / BUFFER_ALIGN * BUFFER_ALIGN);
+        let staging = self.gpu.allocate((end - at).min(most), residence, "a transfer")?;
         while at < end {
             let segment = self.segments.iter().find(|s| s.bytes.contains(&at));
             let segment =
                 segment.ok_or(VulkanError::Driver { what: "a transfer", code: "beyond the buffer".into() })?;
-            let len = (end - at).min(segment.bytes.end - at).min(STAGING);
+            let len = (end - at).min(segment.bytes.end - at).min(most);
             let first = at - segment.bytes.start;
             let place = segment.memory.clone().slice(first..first + len);
             let piece = staging.clone().slice(0..len);

@@ -178,7 +178,18 @@ impl Backend for VulkanBackend {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError> {
-        Ok(Arc::new(VulkanBuffer::zeroed(&self.gpu, bytes)?))
+        Ok(Arc::new(VulkanBuffer::zeroed(&self.gpu, std::iter::once(0..bytes as u64).collect())?))
+    }
+
+    fn alloc_cache(&self, desc: &TensorDesc) -> Result<Arc<dyn Buffer>, OpError> {
+        let row = desc.ty.row_size(desc.ne[0]).unwrap_or(0) as u64;
+        let limit = self.gpu.limits.max_allocation;
+        let parts = tiling::cache_segments([row, desc.ne[1] as u64, desc.ne[2] as u64], limit);
+        let parts = parts.map_err(|e| OpError::Backend {
+            backend: "vulkan",
+            what: format!("a cache with rows of {} bytes, where the device allocates at most {}", e.bytes, e.limit),
+        })?;
+        Ok(Arc::new(VulkanBuffer::zeroed(&self.gpu, parts)?))
     }
 
     fn owns(&self, buffer: &dyn Buffer) -> bool {

@@ -8,7 +8,7 @@ use crate::error::{Fault, VulkanError};
 use crate::profile::Profile;
 use crate::recorder::{Barrier, Recorded, Recorder};
 use crate::step::{Binding, Compiler, Memory, Phase, Shared, Step, Storage, Tensor};
-use crate::tiling::BINDING_ALIGN;
+use crate::tiling::{self, BINDING_ALIGN};
 use ggml_ops::backend::{Bindings, Buffer, Program};
 use ggml_ops::plan::Plan;
 use ggml_ops::{Graph, OpError, Source, TensorId};
@@ -49,13 +49,12 @@ impl VulkanProgram {
         let plan = Plan::in_pieces(&graph, BINDING_ALIGN as usize, usize::try_from(piece).unwrap_or(usize::MAX));
         let arena = pieces_of(plan.arena as u64, piece);
         let mut bound = Vec::new();
-        let tensors = place(&graph, &plan, &arena, bindings, &mut bound)?;
+        let mut large = Vec::new();
+        let tensors = place(&graph, &plan, (&arena, piece), bindings, &mut bound, &mut large)?;
         let (phases, shared) = compile(gpu, &graph, &tensors)?;
         let memories = Memories {
-            arena: arena
-                .iter()
-                .map(|bytes| gpu.allocate(bytes.end - bytes.start, Residence::Device, "intermediate results"))
-                .collect::<Result<_, _>>()?,
+            arena: intermediate(gpu, &arena)?,
+            large: intermediate(gpu, &large)?,
             activations: gpu.allocate(shared.activations, Residence::Device, "rounded activations")?,
             attention: gpu.allocate(shared.attention, Residence::Device, "attention")?,
             fault: gpu.allocate(FAULT, Residence::Device, "faults")?,
@@ -151,15 +150,22 @@ impl Program for VulkanProgram {
     }
 }
 
-/// Gives every tensor its storage; the segments of bound buffers are appended to `bound`.
+/// Device memory for these bytes.
+fn intermediate(gpu: &Gpu, bytes: &[Range<u64>]) -> Result<Vec<Subbuffer<[u8]>>, VulkanError> {
+    let allocate = |b: &Range<u64>| gpu.allocate(b.end - b.start, Residence::Device, "intermediate results");
+    bytes.iter().map(allocate).collect()
+}
+
+/// Gives every tensor its storage; the segments of bound buffers are appended to `bound`, those of tensors that no piece of the arena
+/// holds to `large`: such tensors have their memory for themselves.
 fn place(
     graph: &Graph,
     plan: &Plan,
-    arena: &[Range<u64>],
+    (arena, piece): (&[Range<u64>], u64),
     bindings: &Bindings,
     bound: &mut Vec<Subbuffer<[u8]>>,
+    large: &mut Vec<Range<u64>>,
 ) -> Result<Vec<Option<Tensor>>, OpError> {
-    let limit = arena[0].end;
     let parts = arena.iter().enumerate().map(|(i, bytes)| (bytes.clone(), Memory::Arena(i)));
     let arena = Arc::new(Storage { parts: parts.collect() });
     let mut roots: HashMap<TensorId, Arc<Storage>> = HashMap::new();
@@ -168,26 +174,21 @@ fn place(
         let (root, offset) = graph.storage(id);
         let desc = *graph.desc(id);
         if let Some(at) = plan.offset(root) {
-            let bytes = desc.extent() as u64;
-            if bytes > limit {
-                let what = format!("tensor '{}'", graph.tensor(id).name);
-                return Err(VulkanError::Allocation { what, bytes, limit }.into());
-            }
             tensors.push(Some(Tensor { desc, offset: (at + offset) as u64, storage: arena.clone() }));
             continue;
         }
-        let Some(buffer) = bindings.get(&root) else {
-            tensors.push(None);
-            continue;
-        };
-        let storage = match roots.get(&root) {
-            Some(storage) => storage.clone(),
-            None => {
-                let storage = Arc::new(bind(graph, root, buffer.as_ref(), bound)?);
-                roots.insert(root, storage.clone());
-                storage
+        let storage = match (roots.get(&root), bindings.get(&root)) {
+            (Some(storage), _) => storage.clone(),
+            (None, Some(buffer)) => Arc::new(bind(graph, root, buffer.as_ref(), bound)?),
+            (None, None) if matches!(graph.tensor(root).source, Source::Input | Source::Op { .. }) => {
+                Arc::new(divide(graph, root, piece, large)?)
+            }
+            (None, None) => {
+                tensors.push(None);
+                continue;
             }
         };
+        roots.insert(root, storage.clone());
         tensors.push(Some(Tensor { desc, offset: offset as u64, storage }));
     }
     Ok(tensors)
@@ -196,6 +197,22 @@ fn place(
 /// The arena's pieces, one allocation each; at least one.
 fn pieces_of(bytes: u64, piece: u64) -> Vec<Range<u64>> {
     (0..bytes.div_ceil(piece).max(1)).map(|i| i * piece..((i + 1) * piece).min(bytes)).collect()
+}
+
+/// A tensor larger than an allocation, divided between rows.
+fn divide(graph: &Graph, root: TensorId, piece: u64, large: &mut Vec<Range<u64>>) -> Result<Storage, OpError> {
+    let t = graph.tensor(root);
+    // Heads of a token stay together: its view as one row is read too.
+    let row = t.desc.nb[1..].iter().map(|&nb| nb as u64).rfind(|&nb| nb <= piece).unwrap_or(t.desc.nb[1] as u64);
+    let parts = tiling::segments(t.desc.extent() as u64, row, piece);
+    let parts = parts.map_err(|e| VulkanError::Allocation {
+        what: format!("a row of tensor '{}'", t.name),
+        bytes: e.bytes,
+        limit: piece,
+    })?;
+    let first = large.len();
+    large.extend(parts.iter().cloned());
+    Ok(Storage { parts: parts.into_iter().zip(first..).map(|(bytes, i)| (bytes, Memory::Large(i))).collect() })
 }
 
 fn bind(
@@ -248,6 +265,7 @@ fn compile(gpu: &Gpu, graph: &Graph, tensors: &[Option<Tensor>]) -> Result<(Vec<
 /// The memory of a program.
 struct Memories {
     arena: Vec<Subbuffer<[u8]>>,
+    large: Vec<Subbuffer<[u8]>>,
     activations: Subbuffer<[u8]>,
     attention: Subbuffer<[u8]>,
     fault: Subbuffer<[u8]>,
@@ -258,6 +276,7 @@ impl Memories {
     fn get(&self, memory: Memory) -> &Subbuffer<[u8]> {
         match memory {
             Memory::Arena(i) => &self.arena[i],
+            Memory::Large(i) => &self.large[i],
             Memory::Activations => &self.activations,
             Memory::Attention => &self.attention,
             Memory::Fault => &self.fault,

@@ -14,6 +14,8 @@ use std::sync::Arc;
 pub(crate) enum Memory {
     /// A piece of what holds inputs and intermediate results.
     Arena(usize),
+    /// A part of what is larger than a piece.
+    Large(usize),
     /// Rounded activations.
     Activations,
     /// Scores and partial results of attention.

@@ -146,7 +146,8 @@ pub fn cut(whole: Tile, operands: &[Operand], limit: u64) -> Result<Vec<Tile>, T
         let o = &operands[operand];
         let Some(d) = o.longest(&tile) else {
             let span = o.span(&tile);
-            return Err(TooLarge { operand, bytes: span.end - span.start, limit });
+            let longest = o.segments.iter().map(|s| s.end - s.start).max().unwrap_or(0);
+            return Err(TooLarge { operand, bytes: span.end - span.start, limit: limit.min(longest) });
         };
         // As much as fits, at least one step: what is left over is cut again.
         let prefix = |n: u64| {
@@ -185,6 +186,40 @@ pub fn segments(bytes: u64, row: u64, limit: u64) -> Result<Vec<Range<u64>>, Too
     let unit = row.checked_mul(PART).filter(|&part| part <= limit).unwrap_or(row);
     let step = limit / unit * unit;
     Ok((0..bytes.div_ceil(step)).map(|i| i * step..((i + 1) * step).min(bytes)).collect())
+}
+
+/// Cuts the bytes of a cache (bytes of a row, rows of a sequence, sequences) into segments that are no larger than the limit. A sequence's
+/// chunks of 256 rows, over which attention sums, stay whole where they fit.
+///
+/// # Errors
+/// [`TooLarge`] where a row does not fit.
+pub fn cache_segments([row, rows, n_seq]: [u64; 3], limit: u64) -> Result<Vec<Range<u64>>, TooLarge> {
+    let bytes = row.saturating_mul(rows).saturating_mul(n_seq);
+    if bytes <= limit {
+        return Ok(std::iter::once(0..bytes).collect());
+    }
+    if row > limit {
+        return Err(TooLarge { operand: 0, bytes: row, limit });
+    }
+    let unit = if row.saturating_mul(PART) <= limit { PART } else { 1 };
+    let mut segments = Vec::new();
+    let mut from = 0;
+    for seq in 0..n_seq {
+        let mut at = 0;
+        while at < rows {
+            // As many units of this sequence as there is room for, its last rows included.
+            let used = (seq * rows + at) * row - from;
+            let fits = (limit - used) / row;
+            let step = if fits >= rows - at { rows - at } else { fits / unit * unit };
+            if step == 0 {
+                segments.push(from..from + used);
+                from += used;
+            }
+            at += step;
+        }
+    }
+    segments.push(from..bytes);
+    Ok(segments)
 }
 
 #[cfg(test)]
@@ -272,6 +307,28 @@ mod tests {
                 assert_eq!(w.base - w.bytes.start, weights.segments[w.segment].start);
             }
         }
+    }
+
+    #[test]
+    fn caches_are_cut_between_chunks() {
+        let mut r = Random(9);
+        for _ in 0..500 {
+            let (row, rows, n_seq) = (34 * (1 + r.below(9)), 1 + r.below(1200), 1 + r.below(4));
+            let limit = 256 * row + r.below(100_000);
+            let segments = cache_segments([row, rows, n_seq], limit).unwrap();
+            let mut end = 0;
+            for s in &segments {
+                assert_eq!(s.start, end);
+                assert!(s.end > s.start && s.end - s.start <= limit);
+                assert_eq!(s.start % row, 0);
+                assert_eq!(s.start / row % rows % PART, 0, "{rows} rows: {segments:?}");
+                end = s.end;
+            }
+            assert_eq!(end, row * rows * n_seq);
+        }
+        assert_eq!(cache_segments([100, 10, 1], 350).unwrap(), [0..300, 300..600, 600..900, 900..1000]);
+        assert_eq!(cache_segments([100, 0, 2], 350).unwrap(), [0..0]);
+        assert!(cache_segments([100, 10, 1], 99).is_err());
     }
 
     #[test]

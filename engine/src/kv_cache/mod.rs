@@ -99,7 +99,8 @@ impl KvCache {
         let window = options.window(hp);
         let tensor = |device: &dyn Backend, ty: GgmlType, width: usize, rows: usize| {
             let desc = TensorDesc::new(ty, &[width, rows]).map_err(|_| too_large())?;
-            Ok::<_, OpError>(CacheTensor { desc, buffer: device.alloc(desc.extent())? })
+            let by_sequence = TensorDesc::new(ty, &[width, rows / n_seq_max.max(1), n_seq_max])?;
+            Ok::<_, OpError>(CacheTensor { desc, buffer: device.alloc_cache(&by_sequence)? })
         };
         let layer = |il: usize| {
             let window = window.as_ref().filter(|_| hp.is_local(il as u32));

@@ -29,9 +29,11 @@ pub(crate) fn flash_attn_ext(mut c: Compiler, scale: f32) -> Result<Vec<Phase>, 
     let (n_head, n_tokens, n_ctx) = (c.src[0].ne(1), c.src[0].ne(2), c.src[1].ne(2));
     let chunks = n_ctx.div_ceil(CHUNK);
     let (score, part) = (n_ctx.max(1), chunks.max(1) * (c.dst.ne(0) + 1));
-    let queries = c.limits.max_binding.min(SCRATCH) / 4 / score.max(part);
+    // Scores and parts lie in one allocation.
+    let room = c.limits.max_binding.min(SCRATCH).min((c.limits.max_allocation / 2).saturating_sub(BINDING_ALIGN));
+    let queries = room / 4 / score.max(part);
     if queries == 0 {
-        return Err(c.unsupported(format!("{n_ctx} positions within a binding of {} bytes", c.limits.max_binding)));
+        return Err(c.unsupported(format!("{n_ctx} positions within a binding of {room} bytes")));
     }
     let heads = queries.min(n_head);
     let tokens = (queries / heads).min(n_tokens).max(1);
