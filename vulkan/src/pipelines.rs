@@ -22,8 +22,8 @@ use vulkano::shader::{ShaderModule, ShaderModuleCreateInfo, ShaderStages, Specia
 pub(crate) const PUSH_BYTES: u32 = 128;
 /// Before the driver's bytes in the file: what it is, and their check sum.
 const MAGIC: &[u8; 8] = b"fabricvk";
-/// A cache with nothing in it is a header alone.
-const EMPTY: usize = 32;
+/// Bytes of the header that all drivers put before their own.
+const HEADER: usize = 32;
 
 /// Specialization constants 0, 1, 2.
 pub(crate) type Constants = [u32; 3];
@@ -44,6 +44,8 @@ struct Built {
     pipelines: HashMap<(Shader, Constants), Arc<ComputePipeline>>,
     layouts: HashMap<u32, Arc<PipelineLayout>>,
     saved: usize,
+    /// Check sum of the data on disk, as far as it is known.
+    on_disk: Option<[u8; 8]>,
 }
 
 impl Pipelines {
@@ -55,17 +57,18 @@ impl Pipelines {
         folder: Option<&Path>,
     ) -> Pipelines {
         let file = folder.map(|f| f.join(file_name(&device)));
-        let initial_data = file.as_deref().and_then(read).unwrap_or_default();
-        // The driver checks its own header, and builds anew what it does not recognize.
+        let found = file.as_deref().and_then(read).filter(|data| is_of(&device, data));
+        let on_disk = found.as_deref().map(check_sum);
+        let initial_data = found.unwrap_or_default();
         let create = |initial_data| {
-            // SAFETY: the data is what `get_data` gave for a device and driver of this identity: it is in the file's
-            // name, and a check sum was written with it.
+            // SAFETY: the data is what `get_data` gave for a device and driver of this identity: it is in the file's name and in
+            // the data's header, and a check sum was written with it.
             unsafe {
                 PipelineCache::new(device.clone(), PipelineCacheCreateInfo { initial_data, ..Default::default() }).ok()
             }
         };
         let cache = create(initial_data).or_else(|| create(Vec::new()));
-        Pipelines { device, controls, subgroup, cache, file, built: Mutex::default() }
+        Pipelines { device, controls, subgroup, cache, file, built: Mutex::new(Built { on_disk, ..Built::default() }) }
     }
 
     /// The pipeline of a shader with these constants.
@@ -139,10 +142,10 @@ impl Pipelines {
             return;
         }
         built.saved = built.pipelines.len();
-        if let Ok(data) = cache.get_data()
-            && data.len() > EMPTY
-        {
-            let _ = write(file, &data);
+        let Ok(data) = cache.get_data() else { return };
+        let sum = Some(check_sum(&data));
+        if sum != built.on_disk && write(file, &data).is_ok() {
+            built.on_disk = sum;
         }
     }
 }
@@ -165,6 +168,14 @@ fn file_name(device: &Device) -> String {
     let p = device.physical_device().properties();
     let uuid: String = p.pipeline_cache_uuid.iter().map(|b| format!("{b:02x}")).collect();
     format!("vulkan-{:08x}-{:08x}-{:08x}-{uuid}.bin", p.vendor_id, p.device_id, p.driver_version)
+}
+
+/// Whether the header of a cache's data names this device and driver.
+fn is_of(device: &Device, data: &[u8]) -> bool {
+    let p = device.physical_device().properties();
+    let id =
+        |at: usize| data.get(at..at + 4).is_some_and(|b| b == [p.vendor_id, p.device_id][at / 4 - 2].to_le_bytes());
+    id(8) && id(12) && data.get(16..HEADER) == Some(&p.pipeline_cache_uuid)
 }
 
 /// FNV-1a: the file may have been cut off or changed, and drivers do not all check.
@@ -194,6 +205,65 @@ fn write(file: &Path, data: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::VulkanOptions;
+    use crate::device::Gpu;
+
+    /// Opens a device with its cache here, builds a pipeline and saves; whether there was one on disk. `None`: no device.
+    fn build(folder: &Path) -> Option<(bool, PathBuf)> {
+        let options = VulkanOptions { cache_folder: Some(folder.to_owned()), ..VulkanOptions::default() };
+        let gpu = match Gpu::new(&options) {
+            Ok(gpu) => gpu,
+            Err(VulkanError::NoLoader(e) | VulkanError::NoDriver(e)) => {
+                eprintln!("not tested: {e}");
+                return None;
+            }
+            Err(e) => panic!("{e}"),
+        };
+        let found = gpu.pipelines.built.lock().unwrap().on_disk.is_some();
+        gpu.pipelines.get(Shader::RmsNorm, [0; 3]).unwrap();
+        gpu.pipelines.save();
+        let p = gpu.physical.properties();
+        let file = gpu.pipelines.file.clone().unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        for id in [p.vendor_id, p.device_id, p.driver_version] {
+            assert!(name.contains(&format!("-{id:08x}-")), "{name}");
+        }
+        Some((found, file))
+    }
+
+    /// With the driver's own data: a second process finds it; what is damaged or of another device is not used, and replaced.
+    #[test]
+    fn the_cache_on_disk() {
+        let folder = std::env::temp_dir().join(format!("fabric-pipelines-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let Some((found, file)) = build(&folder.join("new")) else { return };
+        assert!(!found);
+        let good = std::fs::read(&file).unwrap();
+        assert!(good.len() >= 16 + HEADER);
+        assert_eq!(std::fs::read_dir(folder.join("new")).unwrap().count(), 1, "temporary files are left");
+        let modified = || std::fs::metadata(&file).unwrap().modified().unwrap();
+        let before = modified();
+        assert!(build(&folder.join("new")).unwrap().0);
+        assert!(std::fs::read(&file).unwrap() != good || modified() == before, "the same was written again");
+
+        let mut foreign = good[16..].to_vec();
+        foreign[12] ^= 1;
+        let of_another = [&MAGIC[..], &check_sum(&foreign), &foreign].concat();
+        let mut flipped = good.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        let short = [&MAGIC[..], &check_sum(b"short"), b"short"].concat();
+        for damaged in
+            [&good[..good.len() - 1], &good[..12], b"", &b"something else"[..], &of_another, &flipped, &short]
+        {
+            std::fs::write(&file, damaged).unwrap();
+            assert!(!build(&folder.join("new")).unwrap().0, "{damaged:?}");
+            let data = read(&file).unwrap();
+            assert!(data.len() >= HEADER && std::fs::read(&file).unwrap() != damaged, "{damaged:?}");
+        }
+        // A folder that cannot be.
+        assert!(!build(&file).unwrap().0);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn a_damaged_cache_is_not_read() {
