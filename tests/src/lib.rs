@@ -3,6 +3,7 @@
 //! Depends on every other crate, and nothing depends on it. What several tests here share lives in this library.
 
 pub mod backends;
+pub mod counting;
 pub mod golden;
 pub mod models;
 pub mod vulkan;

@@ -4,10 +4,11 @@ use crate::VulkanOptions;
 use crate::error::{Fault, VulkanError, reason};
 use crate::kernels::WORKGROUP;
 use crate::pipelines::{Pipelines, user_cache_folder};
+use crate::profile::Counts;
 use crate::spirv::FloatControls;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use vulkano::buffer::{AllocateBufferError, Buffer, BufferCreateInfo, BufferUsage, Subbuffer};
 use vulkano::command_buffer::allocator::StandardCommandBufferAllocator;
@@ -196,6 +197,8 @@ pub(crate) struct Gpu {
     pub busy: Mutex<()>,
     /// Why the device is not used any more, if so: a submission may not have ended, and what it uses must not be freed.
     pub given_up: OnceLock<VulkanError>,
+    /// What was asked for so far, but for pipelines, which count themselves.
+    pub counts: Mutex<Counts>,
     memory: Arc<StandardMemoryAllocator>,
 }
 
@@ -275,6 +278,7 @@ impl Gpu {
             max_memory: options.max_memory,
             fail_after: options.fail_after.map(|(n, how)| (AtomicU64::new(n), how)),
             busy: Mutex::new(()),
+            counts: Mutex::default(),
             given_up: OnceLock::new(),
             physical: physical.clone(),
             device,
@@ -287,8 +291,14 @@ impl Gpu {
         self.given_up.get().map_or(Ok(()), |why| Err(why.clone()))
     }
 
+    /// Counts something.
+    pub(crate) fn count(&self, of: impl Fn(&mut Counts) -> &mut u64) {
+        *of(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner)) += 1;
+    }
+
     /// Counts a submission; how it is to fail, if a test asks for that.
     pub(crate) fn count_submission(&self) -> Option<Fault> {
+        self.count(|c| &mut c.submissions);
         let (left, how) = self.fail_after.as_ref()?;
         let fails = left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_err();
         fails.then_some(*how)
@@ -306,6 +316,7 @@ impl Gpu {
         residence: Residence,
         what: &str,
     ) -> Result<Subbuffer<[u8]>, VulkanError> {
+        self.count(|c| &mut c.allocations);
         let limit = self.limits.max_allocation;
         let out_of_memory = || VulkanError::OutOfMemory { bytes, what: what.into() };
         if self.fails(Fault::OutOfMemory) {

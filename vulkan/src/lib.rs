@@ -28,7 +28,7 @@ pub mod tiling;
 
 pub use device::{DeviceChoice, DeviceInfo, DeviceKind};
 pub use error::{Fault, VulkanError};
-pub use profile::Profile;
+pub use profile::{Counts, Profile};
 pub use spirv::FloatControls;
 
 use buffer::VulkanBuffer;
@@ -147,6 +147,12 @@ impl VulkanBackend {
     /// Where the device fails. The inner result names the first operation that differs.
     pub fn check_arithmetic(&self, n: usize, seed: u64) -> Result<Result<(), String>, VulkanError> {
         exact::check(&self.gpu, n, seed)
+    }
+
+    /// What the device was asked for so far.
+    pub fn counts(&self) -> Counts {
+        let counts = *self.gpu.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        Counts { pipelines: self.gpu.pipelines.count(), ..counts }
     }
 
     /// The time of each operation in all runs so far, if it is measured.

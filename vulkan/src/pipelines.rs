@@ -90,6 +90,11 @@ impl Pipelines {
         Ok(pipeline)
     }
 
+    /// How many were built.
+    pub(crate) fn count(&self) -> u64 {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).pipelines.len() as u64
+    }
+
     /// A number of storage buffers, and all push constants that there are.
     fn layout(&self, bindings: u32) -> Result<Arc<PipelineLayout>, VulkanError> {
         let fail = |e| VulkanError::of_validated("a pipeline layout", e);
@@ -173,9 +178,8 @@ fn file_name(device: &Device) -> String {
 /// Whether the header of a cache's data names this device and driver.
 fn is_of(device: &Device, data: &[u8]) -> bool {
     let p = device.physical_device().properties();
-    let id =
-        |at: usize| data.get(at..at + 4).is_some_and(|b| b == [p.vendor_id, p.device_id][at / 4 - 2].to_le_bytes());
-    id(8) && id(12) && data.get(16..HEADER) == Some(&p.pipeline_cache_uuid)
+    let ids = [p.vendor_id.to_le_bytes(), p.device_id.to_le_bytes()].concat();
+    data.get(8..16) == Some(&ids[..]) && data.get(16..HEADER) == Some(&p.pipeline_cache_uuid[..])
 }
 
 /// FNV-1a: the file may have been cut off or changed, and drivers do not all check.

@@ -51,6 +51,19 @@ impl fmt::Display for Profile {
     }
 }
 
+/// What a device was asked for so far: generating a token must be one submission and nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Allocations of memory that kernels or copies use.
+    pub allocations: u64,
+    /// Command buffers begun.
+    pub recordings: u64,
+    /// Pipelines built.
+    pub pipelines: u64,
+    /// Submissions.
+    pub submissions: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

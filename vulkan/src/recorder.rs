@@ -64,6 +64,7 @@ struct Parts {
 impl Recorder {
     /// Begins a command buffer, with room for a number of timestamps.
     pub(crate) fn new(gpu: Arc<Gpu>, timestamps: u32) -> Result<Recorder, VulkanError> {
+        gpu.count(|c| &mut c.recordings);
         let begin = CommandBufferBeginInfo { usage: CommandBufferUsage::MultipleSubmit, ..Default::default() };
         let family = gpu.queue.queue_family_index();
         let mut commands =
