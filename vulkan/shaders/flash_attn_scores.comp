@@ -11,7 +11,8 @@ layout(set = 0, binding = 4) buffer Fault { uint fault[]; };
 #include "fault.glsl"
 
 const uint KEYS = 64u; // for each workgroup: four rows of 16 lanes take 16 each
-shared float lanes[64];
+const uint LANE = KEYS + 1u; // odd, so that lanes lie in different banks
+shared float lanes[16u * LANE];
 
 // Box: head, token, position, sequence.
 void main() {
@@ -32,17 +33,19 @@ void main() {
     uint q_at = p.x_at + h * p.x_nb[0] + t * p.x_nb[1];
     uint head_at = p.cache_at + h / p.group * p.cache_nb[0] + seen.x * p.cache_nb[2];
     uint to = scores_of(t, h) - seen.y;
-    for (uint base = first; base < end; base += 4u) {
-        uint j = base + i / 16u, row = head_at + min(j, end - 1u) * p.cache_nb[1];
+    // All lanes of all keys, then one barrier: a key for each invocation.
+    for (uint n = 0u; first + n < end; n += 4u) {
+        uint key = n + i / 16u, row = head_at + min(first + key, end - 1u) * p.cache_nb[1];
         float sum = 0.0;
         for (uint e = lane; e < p.head; e += 16u) sum = sum + q[q_at + e] * dequant(row, e);
-        lanes[i] = sum;
-        barrier();
-        for (uint half_ = 8u; half_ > 0u; half_ >>= 1) {
-            if (lane < half_) lanes[i] = lanes[i] + lanes[i + half_];
-            barrier();
-        }
-        if (lane == 0u && j < end) scores[to + j] = lanes[i] * p.scale;
-        barrier();
+        lanes[lane * LANE + key] = sum;
     }
+    barrier();
+    if (first + i >= end) return;
+    float v[16];
+    for (uint l = 0u; l < 16u; l++) v[l] = lanes[l * LANE + i];
+    for (uint h = 8u; h > 0u; h >>= 1) {
+        for (uint l = 0u; l < h; l++) v[l] = v[l] + v[l + h];
+    }
+    scores[to + first + i] = v[0] * p.scale;
 }
