@@ -28,8 +28,6 @@ mod pairs;
 #[cfg(target_arch = "x86_64")]
 mod panel;
 #[cfg(target_arch = "x86_64")]
-mod q8_0;
-#[cfg(target_arch = "x86_64")]
 mod sub_blocks_16;
 #[cfg(target_arch = "x86_64")]
 mod ternary;
@@ -251,7 +249,8 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
             }
             WeightKind::TernaryUniform { .. } => panel::size(ternary::Uniform::unpacked_size(k)),
             WeightKind::Ternary(_) => panel::size(ternary::Scaled::unpacked_size(k)),
-            WeightKind::Q8_0 | WeightKind::Q4_0 => panel::size(q8_0::unpacked_size(k)),
+            WeightKind::Q8_0 => panel::size(pairs::unpacked_size::<pairs::Q8_0>(k)),
+            WeightKind::Q4_0 => panel::size(pairs::unpacked_size::<pairs::Q4_0>(k)),
             WeightKind::Q4_1 => panel::size(pairs::unpacked_size::<pairs::Q4_1>(k)),
             WeightKind::Q5_0 => panel::size(pairs::unpacked_size::<pairs::Q5_0>(k)),
             WeightKind::Q5_1 => panel::size(pairs::unpacked_size::<pairs::Q5_1>(k)),
@@ -405,8 +404,8 @@ unsafe fn vector(kind: WeightKind, job: &Job) {
             WeightKind::TernaryUniform { ty, d } if amx::takes(job.level, job.n) => amx::uniform(ty, d, job),
             WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
             WeightKind::Ternary(ty) => ternary::scaled(ty, job),
-            WeightKind::Q8_0 => q8_0::mul_mat::<q8_0::Q8_0>(job),
-            WeightKind::Q4_0 => q8_0::mul_mat::<q8_0::Q4_0>(job),
+            WeightKind::Q8_0 => pairs::mul_mat::<pairs::Q8_0>(job),
+            WeightKind::Q4_0 => pairs::mul_mat::<pairs::Q4_0>(job),
             WeightKind::Q4_1 => pairs::mul_mat::<pairs::Q4_1>(job),
             WeightKind::Q5_0 => pairs::mul_mat::<pairs::Q5_0>(job),
             WeightKind::Q5_1 => pairs::mul_mat::<pairs::Q5_1>(job),

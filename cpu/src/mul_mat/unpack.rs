@@ -21,20 +21,6 @@ impl Halves {
     }
 }
 
-/// Eight lanes of `a`, eight of `b`.
-///
-/// # Safety
-/// The CPU has the features of `S`.
-#[inline(always)]
-pub(super) unsafe fn splat_2f<S: Simd>(a: f32, b: f32) -> S::F {
-    const { assert!(size_of::<S::F>() == 64 && size_of::<S::B>() == 64) };
-    // SAFETY: the caller promises AVX; 64 bytes of any level are 16 floats in order of memory.
-    unsafe {
-        let lanes = Halves(_mm256_castps_si256(_mm256_set1_ps(a)), _mm256_castps_si256(_mm256_set1_ps(b)));
-        std::mem::transmute_copy(&lanes.join::<S>())
-    }
-}
-
 /// 16 bytes: their low nibbles, then their high nibbles.
 ///
 /// # Safety
@@ -45,19 +31,6 @@ pub(super) unsafe fn nibbles(p: *const u8) -> __m256i {
     unsafe {
         let v = _mm_loadu_si128(p.cast());
         _mm256_and_si256(_mm256_set_m128i(_mm_srli_epi16::<4>(v), v), _mm256_set1_epi8(15))
-    }
-}
-
-/// The values that codes (0..16) stand for.
-///
-/// # Safety
-/// The CPU has AVX2.
-#[inline(always)]
-pub(super) unsafe fn lookup(table: &[i8; 16], codes: __m256i) -> __m256i {
-    // SAFETY: the caller promises AVX2; the table has 16 bytes.
-    unsafe {
-        let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
-        _mm256_shuffle_epi8(table, codes)
     }
 }
 

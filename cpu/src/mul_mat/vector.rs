@@ -61,6 +61,8 @@ pub(crate) trait Simd {
     unsafe fn load_nibbles_32(p: *const u8) -> Self::B;
     /// Two times 16 bytes: low nibbles, high nibbles of the first, then of the second (two blocks of Q4_0).
     unsafe fn load_nibbles_16x2(lo: *const u8, hi: *const u8) -> Self::B;
+    /// The bytes of `table` that codes (0..16) stand for.
+    unsafe fn lookup(table: &[i8; 16], codes: Self::B) -> Self::B;
     /// From 32 bytes of `qh`: bits 4 and 5 of the codes of the two 64-element chunks of half a Q6_K block.
     unsafe fn q6_k_high(p: *const u8) -> (Self::B, Self::B);
     unsafe fn zero() -> Self::B;
@@ -79,8 +81,8 @@ pub(crate) trait Simd {
     unsafe fn splat_4x16(p: *const i16) -> Self::B;
     /// Two i16 at `p`, each in 16 neighbouring 16-bit lanes.
     unsafe fn splat_2x16(p: *const i16) -> Self::B;
-    /// Two scales in f16 bits, each in 8 lanes.
-    unsafe fn splat_2xf16(d0: u16, d1: u16) -> Self::F;
+    /// Two floats at `p`, each in 8 lanes.
+    unsafe fn splat_2f(p: *const f32) -> Self::F;
 
     /// Brings i8 weights into the form that [`Simd::dot4`] wants.
     unsafe fn dot4_weights(w: Self::B) -> Self::B;

@@ -1,5 +1,6 @@
 //! AVX2, FMA and F16C, without and with AVX-VNNI: 64 bytes are two registers.
 
+use super::unpack::nibbles;
 use super::vector::{Simd, Tq1Acc};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -87,7 +88,11 @@ macro_rules! avx2_level {
                     B2(_mm256_and_si256(v, m), _mm256_and_si256(_mm256_srli_epi16::<4>(v), m))
                 }
                 fn load_nibbles_16x2(lo: *const u8, hi: *const u8) -> B2 {
-                    B2(nibbles_16(lo), nibbles_16(hi))
+                    B2(nibbles(lo), nibbles(hi))
+                }
+                fn lookup(table: &[i8; 16], codes: B2) -> B2 {
+                    let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                    B2(_mm256_shuffle_epi8(table, codes.0), _mm256_shuffle_epi8(table, codes.1))
                 }
                 fn q6_k_high(p: *const u8) -> (B2, B2) {
                     let h = _mm256_loadu_si256(p.cast());
@@ -133,13 +138,9 @@ macro_rules! avx2_level {
                 fn splat_2x16(p: *const i16) -> B2 {
                     B2(_mm256_set1_epi16(*p), _mm256_set1_epi16(*p.add(1)))
                 }
-                fn splat_2xf16(d0: u16, d1: u16) -> F2 {
-                    F2(
-                        _mm256_cvtph_ps(_mm_set1_epi16(d0 as i16)),
-                        _mm256_cvtph_ps(_mm_set1_epi16(d1 as i16)),
-                    )
+                fn splat_2f(p: *const f32) -> F2 {
+                    F2(_mm256_set1_ps(*p), _mm256_set1_ps(*p.add(1)))
                 }
-
                 fn acc_zero() -> __m256i {
                     _mm256_setzero_si256()
                 }
@@ -342,17 +343,6 @@ pub(super) unsafe fn tree4_of_8(v: [__m256; 4]) -> [f32; 4] {
 unsafe fn half(v: __m256) -> __m128 {
     // SAFETY: the caller promises AVX.
     unsafe { _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)) }
-}
-
-/// 16 bytes: low nibbles, then high nibbles.
-#[inline(always)]
-unsafe fn nibbles_16(p: *const u8) -> __m256i {
-    // SAFETY: the caller promises AVX2 and 16 bytes.
-    unsafe {
-        let v = _mm_loadu_si128(p.cast());
-        let v = _mm256_set_m128i(_mm_srli_epi16::<4>(v), v);
-        _mm256_and_si256(v, _mm256_set1_epi8(15))
-    }
 }
 
 /// i8 x i8, four neighbours added. `|w|` as u8 times x with w's sign; 2 * 128 * 127 fits an i16.

@@ -53,6 +53,10 @@ macro_rules! avx512_level {
                     let shifts = _mm512_set_epi64(4, 4, 0, 0, 4, 4, 0, 0);
                     _mm512_and_si512(_mm512_srlv_epi64(v, shifts), _mm512_set1_epi8(15))
                 }
+                fn lookup(table: &[i8; 16], codes: __m512i) -> __m512i {
+                    let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+                    _mm512_shuffle_epi8(table, codes)
+                }
                 fn q6_k_high(p: *const u8) -> (__m512i, __m512i) {
                     let h = Self::load_twice(p);
                     let m = _mm512_set1_epi8(0x30);
@@ -102,10 +106,10 @@ macro_rules! avx512_level {
                         0x0100_0100_0100_0100, 0x0100_0100_0100_0100,
                     ))
                 }
-                fn splat_2xf16(d0: u16, d1: u16) -> __m512 {
-                    let both = _mm_cvtsi32_si128((u32::from(d0) | u32::from(d1) << 16) as i32);
+                fn splat_2f(p: *const f32) -> __m512 {
+                    let both = _mm_castsi128_ps(_mm_loadl_epi64(p.cast()));
                     let lanes = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-                    _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(_mm_cvtph_ps(both)))
+                    _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(both))
                 }
                 fn acc_zero() -> __m512i {
                     _mm512_setzero_si512()
