@@ -1,6 +1,6 @@
 //! `fabric-export-lora`: a model with adapters merged into it.
 
-use super::gguf::{printable, refuse_to_replace_input};
+use super::gguf::{printable, refuse_same_file, refuse_to_replace_input};
 use crate::args::export_lora::{ABSENT, ExportLoraArgs};
 use crate::{Error, adapters, interrupt};
 use fabric_engine::adapter::{Adapter, MergeOptions, Merger, PlannedMerge, read_peft};
@@ -45,6 +45,7 @@ fn export(args: &ExportLoraArgs) -> Result<ExitCode, Error> {
     }
     let model = Gguf::open(input)?;
     refuse_to_replace_input(&model, input, output)?;
+    files.iter().try_for_each(|(file, _)| refuse_same_file(file, output))?;
     tell(format_args!("file_input: loaded gguf from {}\n", input.display()));
     let read = |(path, scale): &(PathBuf, f32)| read(path, input, &model).map(|adapter| (adapter, *scale));
     let adapters: Vec<(Adapter, f32)> = files.iter().map(read).collect::<Result<_, _>>()?;

@@ -53,7 +53,7 @@ fn dump(args: &GgufArgs) -> Result<ExitCode, Error> {
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-pub(super) use write::refuse_to_replace_input;
+pub(super) use write::{refuse_same_file, refuse_to_replace_input};
 
 /// Text from a file, fit for a terminal: control characters escaped, but for line ends.
 pub(super) fn printable(text: &str) -> Cow<'_, str> {

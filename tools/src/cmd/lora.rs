@@ -1,6 +1,6 @@
 //! `fabric-lora`: shows adapters, and converts them between GGUF and PEFT.
 
-use super::gguf::printable;
+use super::gguf::{printable, refuse_to_replace_input};
 use crate::args::lora::{ABSENT, Command, LoraArgs};
 use crate::{Error, adapters};
 use fabric_engine::adapter::{Adapter, inspect_peft, read_peft, write_peft};
@@ -80,6 +80,7 @@ fn describe(adapter: &Adapter, kind: &str, name: Option<&str>) -> String {
 
 fn convert(input: &Path, output: &Path, base: &Path) -> Result<(), Error> {
     let model = adapters::base_model(base)?;
+    refuse_to_replace_input(model.gguf(), base, output)?;
     let (adapter, made) = match adapters::peft_folder(input) {
         Some(folder) => {
             let adapter = read_peft(folder, &model).map_err(|e| adapters::in_file(input, e))?;

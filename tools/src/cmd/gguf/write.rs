@@ -42,10 +42,16 @@ pub(in crate::cmd) fn refuse_to_replace_input(model: &Gguf, input: &Path, output
         }
         _ => same_file(input, output),
     };
-    if is_same {
-        return Err(Error::Usage(format!("input and output are the same file: {}", output.display())));
-    }
-    Ok(())
+    if is_same { Err(replaces_input(output)) } else { Ok(()) }
+}
+
+/// The output must not be this input.
+pub(in crate::cmd) fn refuse_same_file(input: &Path, output: &Path) -> Result<(), Error> {
+    if same_file(input, output) { Err(replaces_input(output)) } else { Ok(()) }
+}
+
+fn replaces_input(output: &Path) -> Error {
+    Error::Usage(format!("input and output are the same file: {}", output.display()))
 }
 
 #[cfg(unix)]
