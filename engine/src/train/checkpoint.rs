@@ -65,7 +65,8 @@ pub struct Summary {
     pub target_modules: u32,
 }
 
-/// Writes a checkpoint into `root`, then removes all but the newest `keep` there. Answers with its folder.
+/// Writes a checkpoint into `root`, then removes all but the newest `keep` there. Answers with its folder. Checkpoints with
+/// more steps are those of another run, and stay.
 ///
 /// # Errors
 /// Where it cannot be written: older checkpoints are then untouched.
@@ -100,7 +101,8 @@ pub fn save(
         return Err(e);
     }
     let all = list(root).map_err(io("list the checkpoints beside"))?;
-    for (_, old) in all.iter().rev().skip(keep.max(1)) {
+    let ours = all.iter().rev().filter(|(step, _)| *step <= progress.iteration);
+    for (_, old) in ours.skip(keep.max(1)) {
         fs::remove_dir_all(old).map_err(io("remove checkpoints older than"))?;
     }
     Ok(root.join(name))

@@ -31,6 +31,16 @@ pub enum Error {
         /// The loss, or the gradient of which tensor.
         what: String,
     },
+    /// The model's file has values that are no numbers.
+    #[error("step {step}: the loss is not a finite number, because of the model's tensor '{tensor}': {why}")]
+    BrokenModel {
+        /// The step that would have been.
+        step: u64,
+        /// The tensor's name.
+        tensor: String,
+        /// Where in it, and what.
+        why: ggml_ops::quants::QuantError,
+    },
     /// The system refused.
     #[error("cannot {what}: {source}")]
     Io {

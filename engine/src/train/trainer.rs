@@ -13,12 +13,11 @@ use bytemuck::{cast_slice, cast_slice_mut};
 use ggml_ops::TensorId;
 use ggml_ops::backend::Program;
 use ggml_ops::plan::Plan;
+use ggml_ops::quants::{self, QuantError};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Programs kept ready, by number of tokens: their memory is large.
-const MAX_PROGRAMS: usize = 2;
 /// Without recomputation, a graph may take this much memory before recomputation is worth its time.
 const RECOMPUTE_ABOVE: usize = 512 << 20;
 
@@ -115,6 +114,7 @@ pub struct Trainer {
     recompute: bool,
     /// The rows of an epoch, in order.
     order: (u64, Vec<u32>),
+    /// One for training and one for validation at most: their memory is large. The one in use is in front.
     ready: VecDeque<Ready>,
     host: Host,
 }
@@ -283,6 +283,10 @@ impl Trainer {
         if self.progress.iteration >= self.total_steps() || n == 0 {
             return Ok(None);
         }
+        // QVAC Fabric's checkpoints count the windows of all epochs.
+        let whole = self.progress.position / n as u64;
+        (self.progress.epoch, self.progress.position) =
+            (self.progress.epoch.saturating_add(whole), self.progress.position % n as u64);
         let (epoch, from) = (self.progress.epoch, self.progress.position as usize);
         let to = n.min(from + self.options.batch_size.max(1));
         if self.order.0 != epoch || self.order.1.len() != n {
@@ -427,14 +431,10 @@ impl Trainer {
     /// Puts the program of this shape in front.
     fn make_ready(&mut self, shape: Shape) -> Result<(), Error> {
         if let Some(at) = self.ready.iter().position(|r| r.shape == shape) {
-            if at != 0 {
-                let ready = self.ready.remove(at);
-                self.ready.extend(ready);
-                self.ready.rotate_right(1);
-            }
+            self.ready.swap(0, at);
             return Ok(());
         }
-        self.ready.truncate(MAX_PROGRAMS - 1);
+        self.ready.retain(|r| r.shape.gradients != shape.gradients);
         let built = TrainGraph::build(&self.model, &self.loaded, shape)?;
         let losses = built.losses.iter().map(|&id| (id, built.graph.desc(id).elements())).collect();
         let grads = built.grads.iter().flat_map(|(_, ids)| *ids).collect::<Vec<_>>();
@@ -453,15 +453,30 @@ impl Trainer {
         if loss.is_finite() && norm.is_finite() {
             return Ok(norm);
         }
-        let bad = |p: &&Param| p.grad.iter().any(|g| !g.is_finite());
-        let what = match self.params.iter().find(bad) {
-            Some(p) if loss.is_finite() => format!("the gradient of {}", p.name),
-            _ => "the loss".into(),
+        let bad = |values: &[f32]| values.iter().any(|x| !x.is_finite());
+        let what = if loss.is_finite() {
+            let name = self.params.iter().find(|p| bad(&p.grad)).map_or("an adapter", |p| &p.name);
+            format!("the gradient of {name}")
+        } else if let Some(p) = self.params.iter().find(|p| bad(&p.value)) {
+            format!("the loss, like the adapter's {},", p.name)
+        } else if let Some((tensor, why)) = self.broken_weight() {
+            return Err(Error::BrokenModel { step: self.progress.iteration + 1, tensor, why });
+        } else {
+            "the loss".into()
         };
         for p in &mut self.params {
             p.grad.fill(0.0);
         }
         Err(Error::NotFinite { step: self.progress.iteration + 1, what })
+    }
+
+    /// A weight of the model that is no number. Reads the whole file, so only when something is wrong.
+    fn broken_weight(&self) -> Option<(String, QuantError)> {
+        let file = self.model.gguf();
+        file.tensors().iter().find_map(|t| match quants::validate(t.ty, file.data(t)) {
+            Err(why @ QuantError::NotFinite { .. }) => Some((t.name.clone(), why)),
+            _ => None,
+        })
     }
 
     /// Copies the parameters to the device, if they have changed.

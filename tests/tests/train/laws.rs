@@ -278,6 +278,15 @@ fn a_checkpoint_of_qvac_fabric_is_resumed_from() {
     t.step(&data.train).unwrap();
     resumed.step(&data.train).unwrap();
     assert_eq!(bits(&values(&mut t)), bits(&values(&mut resumed)));
+
+    // It counts the steps of all epochs.
+    let mut theirs = checkpoint::load(&folder).unwrap();
+    theirs.progress.position = u64::from(data.train.len()) * 2 + 1;
+    let mut resumed = start();
+    resumed.resume(theirs, &settings).unwrap();
+    let step = resumed.step(&data.train).unwrap().unwrap();
+    let progress = resumed.progress();
+    assert_eq!((step.epoch, step.tokens, progress.epoch, progress.position), (2, 128, 2, 2));
 }
 
 #[test]
@@ -292,4 +301,29 @@ fn a_gradient_that_is_no_number_stops_the_run() {
     let error = t.step(&data.train).unwrap_err();
     assert!(matches!(error, Error::NotFinite { step: 1, .. }), "{error}");
     assert_eq!(before, bits(&values(&mut t)), "the adapter was changed");
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_named() {
+    let file = Gguf::open(model("tiny-bitnet-TQ2_0.gguf")).unwrap();
+    let mut writer = Writer::new(file.metadata().clone()).unwrap();
+    for t in file.tensors() {
+        writer.add_tensor(&t.name, t.ty, &t.ne[..t.n_dims as usize]).unwrap();
+    }
+    let mut out = writer.start(Vec::new()).unwrap();
+    for t in file.tensors() {
+        let mut bytes = file.data(t).to_vec();
+        if t.name == "blk.3.ffn_norm.weight" {
+            bytes[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+        }
+        out.write_tensor(&t.name, &bytes).unwrap();
+    }
+    let m = load(Gguf::from_bytes(out.into_inner().unwrap()).unwrap(), 1, SimdLevel::detect());
+    let data = shakespeare(&m);
+    let mut t = trainer(&m, adapter(&m, "lora/adapter-final.gguf"), options(), &data);
+    let error = t.step(&data.train).unwrap_err();
+    assert!(
+        matches!(&error, Error::BrokenModel { step: 1, tensor, .. } if tensor == "blk.3.ffn_norm.weight"),
+        "{error}"
+    );
 }
