@@ -144,6 +144,126 @@ fn a_full_disk_costs_a_checkpoint_and_no_more() {
     assert!(stderr.contains("small.gguf") && !dir.path().join("small.gguf").exists(), "{stderr}");
 }
 
+/// A run that starts anew in the folder of another keeps its own checkpoints, and leaves those of the other.
+#[test]
+fn checkpoints_of_an_earlier_run_stay_and_take_no_room() {
+    let dir = dir();
+    let args = ["-f", "data.txt", "-c", "32", "--lora-rank", "1", "--checkpoint-save-steps", "1", "--no-plot"];
+    let steps = |n: &str, more: &[&str]| run(dir.path(), &[&args[..], &["--max-steps", n], more].concat());
+    assert_eq!(steps("5", &[]).status, Some(0));
+    let ran = steps("2", &["--learning-rate", "1e-3"]);
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(ran.stderr.contains("checkpoint_step_00000005 is of an earlier run"), "{}", ran.stderr);
+    let mut left: Vec<String> = std::fs::read_dir(dir.path().join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    left.sort();
+    assert_eq!(left, [1, 2, 3, 4, 5].map(|n| format!("checkpoint_step_0000000{n}")));
+}
+
+/// SIGTERM is heard during validation too; what was left out of it is made up for.
+#[test]
+#[cfg(unix)]
+fn a_validation_can_be_interrupted() {
+    let dir = dir();
+    std::fs::write(dir.path().join("long.txt"), TEXT.repeat(3000)).unwrap();
+    let args = ["-f", "data.txt", "--val-file", "long.txt", "-c", "32", "--max-steps", "1", "--no-plot"];
+    let mut child = command(dir.path(), &args).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = dir.path().join("trained-lora-adapter.metrics.jsonl");
+    while !metrics.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    Command::new("kill").arg(child.id().to_string()).status().unwrap();
+    let status = child.wait().unwrap();
+    let mut stderr = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut stderr).unwrap();
+    assert_eq!(status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("stopped after step 0; --auto-resume goes on"), "{stderr}");
+    assert_eq!(std::fs::read_to_string(&metrics).unwrap(), "");
+    let short = ["-f", "data.txt", "--val-split", "0.2", "-c", "32", "--max-steps", "1", "--no-plot"];
+    let other = run(dir.path(), &[&short[..], &["--auto-resume"]].concat());
+    assert!(other.stderr.contains("was made with data "), "{}", other.stderr);
+}
+
+/// Samples of many lengths take graphs of many sizes, and no more memory than was told.
+#[test]
+#[cfg(target_os = "linux")]
+fn samples_of_all_lengths_take_the_memory_that_was_predicted() {
+    let dir = dir();
+    let line = |n: usize| serde_json::json!({ "text": TEXT.repeat(n) }).to_string();
+    let lines: Vec<String> = [12, 9, 12, 7, 9, 12].map(line).to_vec();
+    std::fs::write(dir.path().join("data.jsonl"), lines.join("\n")).unwrap();
+    let args = "-f data.jsonl -c 512 --val-split 0 --grad-checkpoint off --no-plot";
+    let ran = run(dir.path(), &args.split(' ').collect::<Vec<_>>());
+    let figure = |before: &str| -> u64 {
+        let (_, rest) = ran.stderr.rsplit_once(before).unwrap_or_else(|| panic!("{}", ran.stderr));
+        rest.split_whitespace().next().unwrap().replace(',', "").parse().unwrap()
+    };
+    let (predicted, peak) = (figure("memory: "), figure("peak memory "));
+    // The program itself takes some.
+    assert!(peak < predicted + 40, "{peak} MiB, predicted {predicted}");
+}
+
+/// What is read is not replaced by what is written, and no work is done for an adapter that has no place.
+#[test]
+fn outputs_are_looked_at_first() {
+    let dir = dir();
+    std::fs::copy(dir.path().join("data.txt"), dir.path().join("data.png")).unwrap();
+    std::fs::create_dir(dir.path().join("folder")).unwrap();
+    for (args, why) in [
+        ("-f data.txt --output-adapter data.txt", "same file: data.txt"),
+        ("-f data.png --output-adapter data.gguf", "same file: data.png"),
+        ("-f data.txt --metrics data.txt", "same file: data.txt"),
+        ("-f data.txt --val-file data.png --output-adapter data.png --no-plot", "same file: data.png"),
+        ("-f data.txt --output-adapter folder --metrics m.jsonl", "cannot write folder: "),
+        ("-f data.txt --output-adapter none/a.gguf --metrics m.jsonl", "cannot write none/a.gguf: "),
+    ] {
+        let ran = run(dir.path(), &args.split(' ').collect::<Vec<_>>());
+        assert!(ran.status != Some(0) && ran.stderr.contains(why), "{args}: {}", ran.stderr);
+        assert!(!ran.stderr.contains("step "), "{args}: {}", ran.stderr);
+    }
+    assert_eq!(std::fs::read_to_string(dir.path().join("data.png")).unwrap(), TEXT.repeat(12));
+}
+
+/// Disks that are full for figures and adapter, but not for checkpoints: nothing that was learned is lost.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_for_the_adapter_leaves_a_checkpoint() {
+    if !Path::new("/dev/full").exists() {
+        return;
+    }
+    let dir = dir();
+    let args = "-f data.txt -c 32 --lora-rank 1 --max-steps 3 --val-split 0 --no-plot --metrics /dev/full";
+    let args: Vec<&str> = args.split(' ').collect();
+    let ran = run(dir.path(), &[&args[..], &["--output-adapter", "/dev/full"]].concat());
+    assert_eq!(ran.status, Some(1), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("no more metrics: ").count(), 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("the last checkpoint is checkpoints/checkpoint_step_00000003"), "{}", ran.stderr);
+    let ran = run(dir.path(), &[&args[..], &["--output-adapter", "a.gguf", "--auto-resume"]].concat());
+    assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+    assert!(dir.path().join("a.gguf").exists());
+}
+
+/// `--lora-seed 0`: another order of the data each time, which a resumed run goes on with.
+#[test]
+fn a_random_seed_is_kept_when_resumed() {
+    let dir = dir();
+    let args = "-f data.txt -c 16 --lora-rank 1 --lora-seed 0 --shuffle --lora-dropout 0.1 --max-steps 4 \
+                --checkpoint-save-steps 2 --val-split 0 --no-plot";
+    let args: Vec<&str> = args.split_whitespace().collect();
+    let run = |name: &str, more: &[&str]| {
+        let ran =
+            run(dir.path(), &[&args[..], &["--output-adapter", name, "--checkpoint-save-dir", "c"], more].concat());
+        assert_eq!(ran.status, Some(0), "{}", ran.stderr);
+        std::fs::read(dir.path().join(name)).unwrap()
+    };
+    let first = run("a.gguf", &[]);
+    assert!(first == run("b.gguf", &["--resume-from", "c/checkpoint_step_00000002"]));
+    assert!(first != run("c.gguf", &[]));
+}
+
 #[test]
 fn errors() {
     let dir = dir();
@@ -167,6 +287,7 @@ fn errors() {
         "-f data.txt --lora nothing.gguf",
         "-f data.txt --resume-from nothing",
         "-f data.txt --stride 600",
+        "-f data.txt --lr-scheduler linear --lr-min 1",
     ] {
         let args: Vec<&str> = args.split_whitespace().collect();
         let ran = run(dir.path(), &args);

@@ -319,14 +319,18 @@ impl Trainer {
         Ok(StepReport { iteration, epoch: self.progress.epoch, loss, grad_norm, lr, tokens })
     }
 
-    /// Mean loss over the counted tokens of all windows, without training on them. It is noted in the history.
+    /// Mean loss over the counted tokens of all windows, without training on them. It is noted in the history. `None`, and
+    /// nothing is noted, if `stop` says so before the end.
     ///
     /// # Errors
     /// Where the model cannot be run.
-    pub fn validate(&mut self, data: &Windows) -> Result<f32, Error> {
+    pub fn validate(&mut self, data: &Windows, stop: impl Fn() -> bool) -> Result<Option<f32>, Error> {
         let (mut sum, mut count) = (0f64, 0usize);
         let mut rows = data.iter().peekable();
         while let Some(first) = rows.next() {
+            if stop() {
+                return Ok(None);
+            }
             let mut group = vec![first];
             let mut tokens = group[0].len();
             while let Some(next) = rows.next_if(|w| tokens + w.len() <= self.options.n_ubatch) {
@@ -338,7 +342,7 @@ impl Trainer {
         }
         let loss = (sum / count.max(1) as f64) as f32;
         self.progress.val_losses.push((self.progress.iteration, loss));
-        Ok(loss)
+        Ok(Some(loss))
     }
 
     /// The mean loss over the counted tokens of these rows and its gradients, by the names of the adapter's tensors. Nothing

@@ -7,12 +7,12 @@ use super::model::ModelArgs;
 use super::value::switch;
 use crate::Error;
 use clap::{ArgAction, Args, Parser, ValueEnum};
-use fabric_engine::adapter::{fused_role, target_role};
+use fabric_engine::adapter::{BaseModel, fused_role, target_role};
 use fabric_engine::train::TrainOptions;
 use fabric_engine::train::dataset::DatasetOptions;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
 use fabric_engine::train::optimizer::AdamWOptions;
-use gguf::TensorRole;
+use gguf::{Gguf, TensorRole};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -115,7 +115,7 @@ pub struct AdapterArgs {
     /// Fraction of an adapter's inputs that is dropped
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = fraction)]
     pub lora_dropout: f64,
-    /// Adapter to go on from; rank, alpha and matrices are then its own
+    /// Adapter to go on from (GGUF file, or folder that PEFT wrote); rank, alpha and matrices are then its own
     #[arg(long, value_name = "FILE")]
     pub lora: Option<PathBuf>,
     /// Where the adapter goes; left out: trained-lora-adapter.gguf, or finetuned-lora-adapter.gguf after --lora
@@ -334,6 +334,20 @@ impl FinetuneArgs {
         }
     }
 
+    /// What one flag alone does not show to be wrong.
+    ///
+    /// # Errors
+    /// Names the flags.
+    pub fn check(&self) -> Result<(), Error> {
+        let TrainingArgs { lr_scheduler, lr_min, learning_rate, .. } = self.training;
+        if lr_scheduler != Scheduler::Constant && lr_min > learning_rate {
+            return Err(Error::Usage(format!(
+                "--lr-min is {lr_min}, expected at most --learning-rate ({learning_rate})"
+            )));
+        }
+        Ok(())
+    }
+
     /// For the trainer, with a run of `total_steps`.
     pub fn train_options(&self, total_steps: u64) -> TrainOptions {
         let &TrainingArgs {
@@ -390,11 +404,15 @@ impl FinetuneArgs {
     }
 
     /// What must be the same in a run that is resumed.
-    pub fn settings(&self, roles: &[TensorRole], total_steps: u64, data: &str, base: &str) -> Vec<(String, String)> {
+    pub fn settings(&self, roles: &[TensorRole], total_steps: u64, data: &str, base: &Gguf) -> Vec<(String, String)> {
         let t = &self.training;
+        let overrides = self.model.overrides(base.metadata()).0;
+        let overrides: Vec<_> = overrides.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
         let modules: Vec<_> = roles.iter().filter_map(|&r| fabric_engine::adapter::target_name(r)).collect();
         let mut all = vec![
-            ("model", base.to_owned()),
+            ("model", BaseModel::named(base).fingerprint.unwrap_or_default()),
+            ("changes of the model's metadata (--override-kv, --rope-...)", overrides.join(" ")),
+            ("--backward-type", format!("{:?}", t.backward_type).to_lowercase()),
             ("data", data.to_owned()),
             ("--lora-modules", modules.join(",")),
             ("--lora-seed", self.adapter.lora_seed.to_string()),

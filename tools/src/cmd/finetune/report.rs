@@ -19,10 +19,12 @@ const RECENT: usize = 20;
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
 /// The report of a run.
-pub(super) struct Report {
+pub(super) struct Report<'a> {
+    log: &'a Log,
     bar: Option<ProgressBar>,
     quiet: bool,
-    metrics: Metrics,
+    /// `None` after they could not be written.
+    metrics: Option<Metrics>,
     total: u64,
     start: Instant,
     /// Tokens of this run.
@@ -35,11 +37,16 @@ pub(super) struct Report {
     before: u64,
 }
 
-impl Report {
-    pub fn new(args: &FinetuneArgs, output: &Path, total: u64, progress: &Progress) -> Result<Report, Error> {
+impl<'a> Report<'a> {
+    pub fn new(
+        args: &FinetuneArgs,
+        output: &Path,
+        total: u64,
+        progress: &Progress,
+        log: &'a Log,
+    ) -> Result<Report<'a>, Error> {
         let quiet = args.logging.log_disable || args.logging.verbosity < Level::Info as i32;
-        let path = args.report.metrics.clone().unwrap_or_else(|| output.with_extension("metrics.jsonl"));
-        let metrics = Metrics::open(path, progress.iteration)?;
+        let metrics = Some(Metrics::open(metrics_file(args, output), progress.iteration)?);
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {msg} ETA {eta}");
@@ -50,22 +57,22 @@ impl Report {
         });
         let val_loss = progress.val_losses.last().map(|v| v.1);
         let (start, recent, before) = (Instant::now(), VecDeque::new(), progress.iteration);
-        Ok(Report { bar, quiet, metrics, total, start, tokens: 0, recent, val_loss, last_line: None, before })
+        Ok(Report { log, bar, quiet, metrics, total, start, tokens: 0, recent, val_loss, last_line: None, before })
     }
 
     /// After a step.
-    pub fn step(&mut self, step: &StepReport) -> Result<(), Error> {
+    pub fn step(&mut self, step: &StepReport) {
         let now = Instant::now();
         self.tokens += step.tokens;
         self.recent.push_back((step.loss, step.tokens, now));
         if self.recent.len() > RECENT {
             self.recent.pop_front();
         }
-        self.metrics.write(&json!({
+        self.note(&json!({
             "step": step.iteration, "epoch": step.epoch, "loss": step.loss, "grad_norm": step.grad_norm, "lr": step.lr,
             "tokens": step.tokens, "seconds": self.start.elapsed().as_secs_f64(),
             "tokens_per_second": self.speed(), "peak_mib": memory::peak().map(|b| b >> 20),
-        }))?;
+        }));
         let first_or_last = self.last_line.is_none() || step.iteration >= self.total;
         if let Some(bar) = &self.bar {
             bar.set_position(step.iteration);
@@ -78,13 +85,12 @@ impl Report {
             let eta = indicatif::HumanDuration(per_step.saturating_mul(u32::try_from(left).unwrap_or(u32::MAX)));
             tell(format_args!("step {}/{}  {}  ETA {eta:#}", step.iteration, self.total, self.message()));
         }
-        Ok(())
     }
 
     /// After a validation.
-    pub fn validation(&mut self, step: u64, loss: f32) -> Result<(), Error> {
+    pub fn validation(&mut self, step: u64, loss: f32) {
         self.val_loss = Some(loss);
-        self.metrics.write(&json!({ "step": step, "val_loss": loss, "val_perplexity": loss.exp() }))?;
+        self.note(&json!({ "step": step, "val_loss": loss, "val_perplexity": loss.exp() }));
         let line = format!("step {step}/{}  validation loss {loss:.4}, perplexity {:.2}", self.total, loss.exp());
         match &self.bar {
             Some(bar) => {
@@ -94,7 +100,14 @@ impl Report {
             None if !self.quiet => tell(format_args!("{line}")),
             None => {}
         }
-        Ok(())
+    }
+
+    /// Into the metrics. Training goes on without them where they cannot be written: that is no reason to lose its result.
+    fn note(&mut self, line: &serde_json::Value) {
+        if let Some(Err(e)) = self.metrics.as_mut().map(|metrics| metrics.write(line)) {
+            self.metrics = None;
+            self.suspend(|| self.log.warning(format_args!("no more metrics: {e}")));
+        }
     }
 
     /// Lets `f` write to the terminal.
@@ -113,10 +126,13 @@ impl Report {
     }
 
     fn message(&self) -> String {
-        let loss = self.recent.iter().map(|r| f64::from(r.0)).sum::<f64>() / self.recent.len().max(1) as f64;
-        let val = self.val_loss.map_or(String::new(), |v| format!("  val {v:.4}"));
-        let peak = memory::peak().map_or(String::new(), |b| format!("  {} MiB", grouped(b >> 20)));
-        format!("loss {loss:.4}{val}  {:.0} tokens/s{peak}", self.speed())
+        let val = self.val_loss.map_or(String::new(), |v| format!("val {v:.4}  "));
+        let peak = memory::peak().map_or(String::new(), |b| format!("{} MiB", grouped(b >> 20)));
+        if self.recent.is_empty() {
+            return val + &peak;
+        }
+        let loss = self.recent.iter().map(|r| f64::from(r.0)).sum::<f64>() / self.recent.len() as f64;
+        format!("loss {loss:.4}  {val}{:.0} tokens/s  {peak}", self.speed())
     }
 
     /// Tokens per second over the last steps.
@@ -131,7 +147,8 @@ impl Report {
     }
 
     /// At the end.
-    pub fn tell_summary(&self, progress: &Progress, log: &Log) {
+    pub fn tell_summary(&self, progress: &Progress) {
+        let log = self.log;
         let seconds = self.start.elapsed().as_secs_f64();
         let steps = progress.iteration - self.before;
         log.info(format_args!(
@@ -168,6 +185,11 @@ fn tell(message: std::fmt::Arguments) {
     let _ = writeln!(std::io::stderr(), "{message}");
 }
 
+/// Where the figures of each step go.
+pub(super) fn metrics_file(args: &FinetuneArgs, output: &Path) -> PathBuf {
+    args.report.metrics.clone().unwrap_or_else(|| output.with_extension("metrics.jsonl"))
+}
+
 /// A file with a JSON object for each step.
 struct Metrics {
     path: PathBuf,
@@ -175,19 +197,24 @@ struct Metrics {
 }
 
 impl Metrics {
-    /// A new file, or the one of the run that is resumed, without the steps after its checkpoint.
+    /// A new file, or the one of the run that is resumed, without the steps after its checkpoint. What follows its last whole
+    /// line goes too.
     fn open(path: PathBuf, done: u64) -> Result<Metrics, Error> {
         let error = |source| Error::File { action: "write", path: path.clone(), source };
         let mut options = OpenOptions::new();
         let mut file = options.read(true).write(true).create(true).truncate(done == 0).open(&path).map_err(error)?;
+        if !file.metadata().map_err(error)?.is_file() {
+            return Ok(Metrics { file: BufWriter::new(file), path }); // a device or pipe
+        }
         let mut keep = 0u64;
-        for line in BufReader::new(&file).lines() {
-            let line = line.map_err(error)?;
-            let step = serde_json::from_str::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());
+        let (mut lines, mut line) = (BufReader::new(&file), Vec::new());
+        while lines.read_until(b'\n', &mut line).map_err(error)? > 0 && line.ends_with(b"\n") {
+            let step = serde_json::from_slice::<serde_json::Value>(&line).ok().and_then(|v| v["step"].as_u64());
             if step.is_none_or(|s| s > done) {
                 break;
             }
-            keep += line.len() as u64 + 1;
+            keep += line.len() as u64;
+            line.clear();
         }
         file.set_len(keep).and_then(|()| file.seek(SeekFrom::Start(keep))).map_err(error)?;
         Ok(Metrics { file: BufWriter::new(file), path })
