@@ -16,6 +16,7 @@ struct Ran {
 fn run(tool: &str, dir: &Path, args: &[&str]) -> Ran {
     let program = match tool {
         "fabric-lora" => env!("CARGO_BIN_EXE_fabric-lora"),
+        "fabric-finetune" => env!("CARGO_BIN_EXE_fabric-finetune"),
         "fabric-export-lora" => env!("CARGO_BIN_EXE_fabric-export-lora"),
         _ => env!("CARGO_BIN_EXE_fabric-main"),
     };
@@ -146,6 +147,20 @@ fn main_runs_with_adapters() {
 }
 
 #[test]
+fn training_goes_on_from_a_peft_folder() {
+    let dir = dir();
+    good(run("fabric-lora", dir.path(), &["convert", "peft", "a.gguf", "-m", "llama.gguf"]));
+    std::fs::write(dir.path().join("text"), "And it came to pass, when the king heard it, that he rent his clothes.")
+        .unwrap();
+    let trained = |adapter: &str| {
+        let args = ["-m", "llama.gguf", "-f", "text", "--lora", adapter, "--max-steps", "2", "--no-plot"];
+        good(run("fabric-finetune", dir.path(), &args));
+        std::fs::read(dir.path().join("finetuned-lora-adapter.gguf")).unwrap()
+    };
+    assert!(trained("peft") == trained("a.gguf"));
+}
+
+#[test]
 fn errors() {
     let dir = dir();
     std::fs::write(dir.path().join("text.gguf"), "hello, world").unwrap();
@@ -186,6 +201,7 @@ fn errors() {
         (lora, &["convert", ADAPTER, "text.gguf", "--base", TINY]),
         (lora, &["convert", "peft", "out.gguf", "--base", TINY]),
         (lora, &["convert", "peft", "none/out.gguf", "--base", "llama.gguf"]),
+        (lora, &["convert", "peft", "llama.gguf", "--base", "llama.gguf"]),
         (lora, &["convert", "dora", "out.gguf", "--base", "llama.gguf"]),
         (lora, &["convert", "prompt", "out.gguf", "--base", "llama.gguf"]),
         (lora, &["convert", "pattern", "out.gguf", "--base", "llama.gguf"]),
@@ -197,6 +213,7 @@ fn errors() {
         (export, &["-m", TINY, "--lora", "peft"]),
         (export, &["-m", ADAPTER, "--lora", ADAPTER]),
         (export, &["-m", TINY, "--lora", ADAPTER, "-o", TINY]),
+        (export, &["-m", TINY, "--lora", ADAPTER, "-o", ADAPTER]),
         (export, &["-m", TINY, "--lora", ADAPTER, "--type", "IQ3_M"]),
         (export, &["-m", TINY, "--lora", ADAPTER, "-o", "none/out.gguf"]),
         (export, &["-m", "llama.gguf", "--lora", ADAPTER]),
