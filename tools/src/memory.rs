@@ -11,6 +11,11 @@ pub fn available() -> Option<u64> {
     Some(left.map_or(free, |left| left.min(free)))
 }
 
+/// The bytes of memory that this program has now, but for its files; `None` where the system does not say.
+pub fn own() -> Option<u64> {
+    kib("/proc/self/status", "RssAnon:")
+}
+
 /// The most bytes of memory that this program has had at once; `None` where the system does not say.
 pub fn peak() -> Option<u64> {
     kib("/proc/self/status", "VmHWM:")
@@ -27,8 +32,8 @@ fn kib(file: &str, key: &str) -> Option<u64> {
 mod tests {
     #[test]
     #[cfg(target_os = "linux")]
-    fn linux_says_both() {
-        let (available, peak) = (super::available().unwrap(), super::peak().unwrap());
-        assert!(available > 1 << 20 && peak > 1 << 20, "{available} available, peak {peak}");
+    fn linux_says_all() {
+        let (available, own, peak) = (super::available().unwrap(), super::own().unwrap(), super::peak().unwrap());
+        assert!(available > 1 << 20 && own > 0 && own < peak, "{available} available, {own} now, peak {peak}");
     }
 }

@@ -12,7 +12,7 @@ use fabric_engine::train::TrainOptions;
 use fabric_engine::train::dataset::DatasetOptions;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
 use fabric_engine::train::optimizer::AdamWOptions;
-use gguf::{Gguf, TensorRole};
+use gguf::{Metadata, TensorRole};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -404,13 +404,20 @@ impl FinetuneArgs {
     }
 
     /// What must be the same in a run that is resumed.
-    pub fn settings(&self, roles: &[TensorRole], total_steps: u64, data: &str, base: &Gguf) -> Vec<(String, String)> {
+    pub fn settings(
+        &self,
+        roles: &[TensorRole],
+        total_steps: u64,
+        data: &str,
+        metadata: &Metadata,
+        base: &BaseModel,
+    ) -> Vec<(String, String)> {
         let t = &self.training;
-        let overrides = self.model.overrides(base.metadata()).0;
+        let overrides = self.model.overrides(metadata).0;
         let overrides: Vec<_> = overrides.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
         let modules: Vec<_> = roles.iter().filter_map(|&r| fabric_engine::adapter::target_name(r)).collect();
         let mut all = vec![
-            ("model", BaseModel::named(base).fingerprint.unwrap_or_default()),
+            ("model", base.sha256.clone().unwrap_or_default()),
             ("changes of the model's metadata (--override-kv, --rope-...)", overrides.join(" ")),
             ("--backward-type", format!("{:?}", t.backward_type).to_lowercase()),
             ("data", data.to_owned()),

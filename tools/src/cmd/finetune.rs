@@ -76,7 +76,6 @@ impl<'a> Finetune<'a> {
         let (adapter, roles) = make_adapter(args, &model, log)?;
         let total_steps = args.total_steps(data.train.len());
         let fingerprint: String = data.fingerprint().iter().map(|b| format!("{b:02x}")).collect();
-        let settings = args.settings(&roles, total_steps, &fingerprint, model.gguf());
         let rank = adapter.pairs.values().map(|p| p.rank).max().unwrap_or_default();
         let summary = Summary { rank, alpha: adapter.alpha, target_modules: AdapterArgs::bits(&roles) };
         log.info(format_args!(
@@ -98,7 +97,9 @@ impl<'a> Finetune<'a> {
             return Ok(None);
         }
         // Reads the whole file.
-        trainer.set_base(BaseModel::of(model.gguf()));
+        let base = BaseModel::of(model.gguf());
+        let settings = args.settings(&roles, total_steps, &fingerprint, model.gguf().metadata(), &base);
+        trainer.set_base(base);
         let mut run =
             Finetune { args, log, data, trainer, settings, summary, output, last_checkpoint: None, gpu, fallback };
         run.resume()?;
@@ -373,18 +374,23 @@ fn make_adapter(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<(Adapte
 /// Tells how much memory training will need, and refuses what does not fit.
 fn check_memory(trainer: &Trainer, log: &Log) -> Result<(), Error> {
     let need = trainer.memory_need()?;
+    // Vocabulary, dataset and graphs are there already.
+    let program = memory::own().unwrap_or(0);
+    let total = need.total() + program;
     let mib = |bytes: u64| bytes.div_ceil(1 << 20);
     let available = memory::available();
     let of = available.map_or(String::new(), |a| format!(" of {} MiB available", report::grouped(mib(a))));
     log.info(format_args!(
-        "memory: {} MiB{of} (model {}, graph {}{}, adapter and optimizer {})",
-        report::grouped(mib(need.total())),
+        "memory: {} MiB{of} (model {}, graph {}{}, adapter and optimizer {}, program {})",
+        report::grouped(mib(total)),
         report::grouped(mib(need.weights)),
         report::grouped(mib(need.graph)),
         if need.recompute { " with gradient checkpointing" } else { "" },
-        report::grouped(mib(need.adapter))
+        report::grouped(mib(need.adapter)),
+        report::grouped(mib(program))
     ));
     match available {
+        // What the program has is no longer available.
         Some(available) if need.total() > available => {
             let (need_mib, mib) = (mib(need.total()), mib(available));
             Err(Error::Memory { need_mib, mib, checkpointing: need.recompute })
