@@ -17,6 +17,16 @@ fn arithmetic_has_the_hosts_bits() {
     }
 }
 
+/// The functions in the place of float operations, on devices that need them and on those that do not.
+#[test]
+fn arithmetic_with_subnormal_numbers_by_software() {
+    let options = VulkanOptions { software_subnormals: Some(true), ..VulkanOptions::default() };
+    let Some(gpu) = vulkan::open(options) else { return };
+    for seed in 4..8 {
+        assert_eq!(gpu.check_arithmetic(1_000_000, seed).unwrap(), Ok(()), "seed {seed}");
+    }
+}
+
 #[test]
 fn the_list_names_the_device_in_use() {
     let Some(gpu) = vulkan::with_binding(Some(1 << 20)) else { return };
@@ -24,7 +34,10 @@ fn the_list_names_the_device_in_use() {
     let info = gpu.info();
     assert_eq!(list[info.index], info);
     let line = info.to_string();
-    assert!(line.starts_with(&format!("Vulkan{}: {}", info.index, info.name)) && line.ends_with("exact)"), "{line}");
+    assert!(
+        line.starts_with(&format!("Vulkan{}: {}", info.index, info.name)) && line.contains(" MiB an allocation, exact"),
+        "{line}"
+    );
     let named = DeviceChoice::Name(info.name[..4].to_uppercase());
     let again = vulkan::open(VulkanOptions { device: Some(named), ..VulkanOptions::default() }).unwrap();
     assert_eq!(again.info().name, info.name);

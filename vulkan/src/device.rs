@@ -83,6 +83,8 @@ pub struct DeviceInfo {
     pub max_binding: u64,
     /// Bytes that one allocation has at most.
     pub max_allocation: u64,
+    /// It takes subnormal numbers for zeros, and the shaders compute with them by software.
+    pub software_subnormals: bool,
     /// Whether it gives the bits of docs/numerics.md, or why not: measured by a few thousand operations.
     pub exact: Result<(), String>,
 }
@@ -90,10 +92,12 @@ pub struct DeviceInfo {
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const MIB: u64 = 1 << 20;
-        let DeviceInfo { index, name, kind, driver, memory, max_binding, max_allocation, exact } = self;
+        let DeviceInfo { index, name, kind, driver, memory, max_binding, max_allocation, software_subnormals, exact } =
+            self;
         write!(f, "Vulkan{index}: {name} ({kind}, {driver}, {} MiB", memory / MIB)?;
         write!(f, ", {} MiB a binding, {} MiB an allocation, ", max_binding / MIB, max_allocation / MIB)?;
         match exact {
+            Ok(()) if *software_subnormals => write!(f, "exact, with subnormal numbers by software)"),
             Ok(()) => write!(f, "exact)"),
             Err(why) => write!(f, "not exact: {why})"),
         }
@@ -351,7 +355,8 @@ impl Gpu {
 
     /// What `--list-devices` shows of it.
     pub(crate) fn info(&self, exact: Result<(), String>) -> DeviceInfo {
-        DeviceInfo { exact, ..describe(self.index, &self.physical) }
+        let software_subnormals = self.pipelines.software_subnormals();
+        DeviceInfo { exact, software_subnormals, ..describe(self.index, &self.physical) }
     }
 }
 
@@ -377,6 +382,7 @@ pub(crate) fn describe(index: usize, physical: &PhysicalDevice) -> DeviceInfo {
         memory: own_heaps(physical).map(|(_, size)| size).fold(0, u64::saturating_add),
         max_binding: p.max_storage_buffer_range.into(),
         max_allocation: max_allocation(physical),
+        software_subnormals: false,
         exact: Err("it was not opened".into()),
     }
 }

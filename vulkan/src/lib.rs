@@ -24,6 +24,7 @@ mod recorder;
 mod shaders;
 mod spirv;
 mod step;
+mod subnormals;
 pub mod tiling;
 
 pub use device::{DeviceChoice, DeviceInfo, DeviceKind};
@@ -53,6 +54,9 @@ pub struct VulkanOptions {
     /// Have the invocations of a subgroup exchange values directly where the device has full subgroups; `None`: where it has.
     /// Does not change results.
     pub subgroups: Option<bool>,
+    /// Compute with subnormal numbers by software, several instructions for each sum and product of floats; `None`: where the
+    /// device takes them for zeros, and is exact otherwise. Changes results only where the device does that.
+    pub software_subnormals: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
     /// Bytes of the device's memory to plan with, at most; `None`: all that is free.
@@ -74,6 +78,7 @@ impl Default for VulkanOptions {
             max_allocation: None,
             integer_dot: None,
             subgroups: None,
+            software_subnormals: None,
             profile: false,
             max_memory: None,
             fail_after: None,
@@ -102,7 +107,8 @@ pub fn devices() -> Result<Vec<DeviceInfo>, VulkanError> {
         let opened = Gpu::open(index, physical.clone(), &VulkanOptions::default());
         match opened.and_then(|gpu| {
             let gpu = Arc::new(gpu);
-            Ok(gpu.info(exact::check(&gpu, CHECKED, 1)?))
+            let exact = exact::make(&gpu, CHECKED, None)?;
+            Ok(gpu.info(exact))
         }) {
             Ok(info) => info,
             Err(e) => DeviceInfo { exact: Err(e.to_string()), ..device::describe(index, &physical) },
@@ -118,7 +124,7 @@ impl VulkanBackend {
     /// Where there is no loader, no driver, no such device, or it lacks what every kernel needs.
     pub fn new(options: VulkanOptions) -> Result<VulkanBackend, VulkanError> {
         let gpu = Arc::new(Gpu::new(&options)?);
-        let exact = exact::check(&gpu, CHECKED, 1)?;
+        let exact = exact::make(&gpu, CHECKED, options.software_subnormals)?;
         let period = f64::from(gpu.physical.properties().timestamp_period);
         let family = &gpu.physical.queue_family_properties()[gpu.queue.queue_family_index() as usize];
         let bits = family.timestamp_valid_bits.filter(|&bits| bits > 0 && options.profile);

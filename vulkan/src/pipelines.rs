@@ -3,6 +3,7 @@
 use crate::error::{VulkanError, reason};
 use crate::shaders::{SUBGROUP, Shader};
 use crate::spirv::{self, FloatControls};
+use crate::subnormals;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::io::Write;
@@ -43,6 +44,8 @@ pub(crate) struct Pipelines {
 struct Built {
     pipelines: HashMap<(Shader, Constants), Arc<ComputePipeline>>,
     layouts: HashMap<u32, Arc<PipelineLayout>>,
+    /// Shaders keep subnormal numbers by software.
+    software_subnormals: bool,
     saved: usize,
     /// Check sum of the data on disk, as far as it is known.
     on_disk: Option<[u8; 8]>,
@@ -71,6 +74,19 @@ impl Pipelines {
         Pipelines { device, controls, subgroup, cache, file, built: Mutex::new(Built { on_disk, ..Built::default() }) }
     }
 
+    /// Builds all pipelines from now on with subnormal numbers by software, or without.
+    pub(crate) fn set_software_subnormals(&self, on: bool) {
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        if built.software_subnormals != on {
+            *built = Built { software_subnormals: on, on_disk: built.on_disk, ..Built::default() };
+        }
+    }
+
+    /// Whether subnormal numbers are kept by software.
+    pub(crate) fn software_subnormals(&self) -> bool {
+        self.built.lock().unwrap_or_else(PoisonError::into_inner).software_subnormals
+    }
+
     /// The pipeline of a shader with these constants.
     pub(crate) fn get(&self, shader: Shader, constants: Constants) -> Result<Arc<ComputePipeline>, VulkanError> {
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,7 +101,7 @@ impl Pipelines {
                 layout
             }
         };
-        let pipeline = self.build(shader, constants, layout)?;
+        let pipeline = self.build(shader, constants, layout, built.software_subnormals)?;
         built.pipelines.insert((shader, constants), pipeline.clone());
         Ok(pipeline)
     }
@@ -116,12 +132,14 @@ impl Pipelines {
         shader: Shader,
         constants: Constants,
         layout: Arc<PipelineLayout>,
+        software_subnormals: bool,
     ) -> Result<Arc<ComputePipeline>, VulkanError> {
         let fail = |why: String| VulkanError::Shader { shader: shader.name(), why };
         let subgroup = self.subgroup.and_then(|size| Some((size, shader.subgroup_words()?)));
         let (subgroup, words) = subgroup.map_or_else(|| (None, shader.words()), |(size, words)| (Some(size), words));
+        let words = if software_subnormals { subnormals::keep(&words) } else { words };
         let words = spirv::exact(&words, self.controls);
-        // SAFETY: the words are glslc's output, with decorations and modes added by `spirv`, which its tests check.
+        // SAFETY: the words are glslc's output, with what `subnormals` and `spirv` change in them, which their tests check.
         let module = unsafe { ShaderModule::new(self.device.clone(), ShaderModuleCreateInfo::new(&words)) };
         let module = module.map_err(|e| fail(reason(&e)))?;
         let known = module.specialization_constants().keys().copied().collect::<Vec<_>>();

@@ -161,6 +161,14 @@ impl Shader {
     }
 }
 
+/// A module with the functions that [`crate::subnormals`] puts into the others.
+const SUBNORMALS: &[u8] = compiled!("subnormals");
+
+/// Its SPIR-V.
+pub(crate) fn subnormals() -> Vec<u32> {
+    words(SUBNORMALS)
+}
+
 fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|c| u32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect()
 }
@@ -180,6 +188,7 @@ mod tests {
         let mut sources: Vec<String> = std::fs::read_dir(folder())
             .unwrap()
             .filter_map(|e| Some(e.unwrap().file_name().to_str()?.strip_suffix(".comp")?.to_owned()))
+            .filter(|name| name != "subnormals")
             .collect();
         let dots = Shader::ALL.iter().filter(|s| s.with_integer_dot() != **s);
         sources.extend(dots.map(|s| format!("{}_dot", s.name())));
@@ -206,13 +215,13 @@ mod tests {
         let out = std::env::temp_dir().join(format!("fabric-shaders-{}", std::process::id()));
         let built = Command::new(folder().join("build.sh")).arg(&out).output().unwrap();
         assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        for shader in Shader::ALL {
+        let shaders = Shader::ALL.iter().flat_map(|shader| {
             let variants = [("", Some(shader.bytes())), ("_subgroup", shader.subgroup_bytes())];
-            for (suffix, bytes) in variants {
-                let name = format!("{}{suffix}.spv", shader.name());
-                let fresh = std::fs::read(out.join(&name)).ok();
-                assert!(fresh.as_deref() == bytes, "{name} is stale: run vulkan/shaders/build.sh");
-            }
+            variants.map(|(suffix, bytes)| (format!("{}{suffix}.spv", shader.name()), bytes))
+        });
+        for (name, bytes) in shaders.chain([("subnormals.spv".to_owned(), Some(SUBNORMALS))]) {
+            let fresh = std::fs::read(out.join(&name)).ok();
+            assert!(fresh.as_deref() == bytes, "{name} is stale: run vulkan/shaders/build.sh");
         }
         std::fs::remove_dir_all(out).unwrap();
     }

@@ -13,7 +13,8 @@ pub struct FloatControls {
     pub rounding_mode_rte: bool,
 }
 
-const HEADER: usize = 5;
+/// Words before the first instruction.
+pub(crate) const HEADER: usize = 5;
 const OP_EXTENSION: u32 = 10;
 const OP_ENTRY_POINT: u32 = 15;
 const OP_EXECUTION_MODE: u32 = 16;
@@ -71,7 +72,7 @@ pub(crate) fn exact(words: &[u32], controls: FloatControls) -> Vec<u32> {
     out
 }
 
-fn instruction_head(opcode: u32, words: u32) -> u32 {
+pub(crate) fn instruction_head(opcode: u32, words: u32) -> u32 {
     words << 16 | opcode
 }
 
