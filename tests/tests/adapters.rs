@@ -223,7 +223,10 @@ fn what_cannot_be_made_is_refused_with_the_reason() {
     fails(&[AttnNorm], 4, 8.0, "tensor role 'attn_norm' takes no LoRA adapter");
     fails(&[], 4, 8.0, "no LoRA targets given");
     assert!(
-        target_role("q_norm").unwrap_err().to_string().contains("(known: q k v qkv o gate up down output token_embd)")
+        target_role("q_norm")
+            .unwrap_err()
+            .to_string()
+            .contains("(known: attn_q attn_k attn_v attn_qkv attn_o ffn_gate ffn_up ffn_down output token_embd)")
     );
     for (word, role) in [("q", AttnQ), ("attn_o", AttnOutput), ("down_proj", FfnDown), ("token_embd", TokenEmbd)] {
         assert_eq!(target_role(word).unwrap(), role);

@@ -285,6 +285,7 @@ fn errors() {
         "-f data.txt --lora-rank 0",
         "-f data.txt --learning-rate 0",
         "-f data.txt --lora nothing.gguf",
+        "-f data.txt --lora a.gguf --lora b.gguf",
         "-f data.txt --resume-from nothing",
         "-f data.txt --stride 600",
         "-f data.txt --lr-scheduler linear --lr-min 1",

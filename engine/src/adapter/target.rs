@@ -5,20 +5,20 @@ use gguf::TensorRole;
 
 /// Word, other spellings, role.
 const TARGETS: &[(&str, &[&str], TensorRole)] = &[
-    ("q", &["attn_q", "q_proj"], TensorRole::AttnQ),
-    ("k", &["attn_k", "k_proj"], TensorRole::AttnK),
-    ("v", &["attn_v", "v_proj"], TensorRole::AttnV),
-    ("qkv", &["attn_qkv", "qkv_proj"], TensorRole::AttnQkv),
-    ("o", &["attn_o", "attn_output", "o_proj"], TensorRole::AttnOutput),
-    ("gate", &["ffn_gate", "gate_proj"], TensorRole::FfnGate),
-    ("up", &["ffn_up", "up_proj", "gate_up_proj"], TensorRole::FfnUp),
-    ("down", &["ffn_down", "down_proj"], TensorRole::FfnDown),
+    ("attn_q", &["q", "q_proj"], TensorRole::AttnQ),
+    ("attn_k", &["k", "k_proj"], TensorRole::AttnK),
+    ("attn_v", &["v", "v_proj"], TensorRole::AttnV),
+    ("attn_qkv", &["qkv", "qkv_proj"], TensorRole::AttnQkv),
+    ("attn_o", &["o", "attn_output", "o_proj"], TensorRole::AttnOutput),
+    ("ffn_gate", &["gate", "gate_proj"], TensorRole::FfnGate),
+    ("ffn_up", &["up", "up_proj", "gate_up_proj"], TensorRole::FfnUp),
+    ("ffn_down", &["down", "down_proj"], TensorRole::FfnDown),
     ("output", &["lm_head"], TensorRole::Output),
     ("token_embd", &["embed_tokens"], TensorRole::TokenEmbd),
 ];
 
-/// The role that a target word stands for: `q k v qkv o gate up down output token_embd`, or QVAC Fabric's and PEFT's words for
-/// the same (`attn_q`, `q_proj`).
+/// The role that a target word stands for: QVAC Fabric's words (`attn_q`), the same without what they begin with (`q`), or
+/// PEFT's (`q_proj`).
 ///
 /// # Errors
 /// [`AdapterError::UnknownTarget`].

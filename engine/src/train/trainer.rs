@@ -466,7 +466,12 @@ impl Trainer {
         } else if let Some((tensor, why)) = self.broken_weight() {
             return Err(Error::BrokenModel { step: self.progress.iteration + 1, tensor, why });
         } else {
-            "the loss".into()
+            let largest = |p: &Param| p.value.iter().fold(0f32, |max, x| max.max(x.abs()));
+            let name = |p: &Param| {
+                format!("the loss (of the adapter, {} has the largest values, up to {:.1e})", p.name, largest(p))
+            };
+            let most = self.params.iter().max_by(|a, b| largest(a).total_cmp(&largest(b)));
+            most.map_or_else(|| "the loss".into(), name)
         };
         for p in &mut self.params {
             p.grad.fill(0.0);

@@ -13,7 +13,7 @@ use fabric_engine::train::dataset::DatasetOptions;
 use fabric_engine::train::lr_schedule::{LrSchedule, LrShape};
 use fabric_engine::train::optimizer::AdamWOptions;
 use gguf::{Metadata, TensorRole};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
 Data
@@ -115,9 +115,9 @@ pub struct AdapterArgs {
     /// Fraction of an adapter's inputs that is dropped
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = fraction)]
     pub lora_dropout: f64,
-    /// Adapter to go on from (GGUF file, or folder that PEFT wrote); rank, alpha and matrices are then its own
+    /// The adapter to go on from (GGUF file, or folder that PEFT wrote); rank, alpha and matrices are then its own
     #[arg(long, value_name = "FILE")]
-    pub lora: Option<PathBuf>,
+    lora: Vec<PathBuf>,
     /// Where the adapter goes; left out: trained-lora-adapter.gguf, or finetuned-lora-adapter.gguf after --lora
     #[arg(long, value_name = "FILE")]
     pub output_adapter: Option<PathBuf>,
@@ -345,7 +345,19 @@ impl FinetuneArgs {
                 "--lr-min is {lr_min}, expected at most --learning-rate ({learning_rate})"
             )));
         }
+        if let [first, second, ..] = &self.adapter.lora[..] {
+            return Err(Error::Usage(format!(
+                "--lora: one adapter is trained at a time, got {} and {}",
+                first.display(),
+                second.display()
+            )));
+        }
         Ok(())
+    }
+
+    /// The adapter to go on from.
+    pub fn continued(&self) -> Option<&Path> {
+        self.adapter.lora.first().map(PathBuf::as_path)
     }
 
     /// For the trainer, with a run of `total_steps`.
@@ -437,7 +449,7 @@ impl FinetuneArgs {
             ("--warmup-steps", t.warmup_steps.to_string()),
             ("--warmup-ratio", t.warmup_ratio.to_string()),
         ];
-        if self.adapter.lora.is_none() {
+        if self.continued().is_none() {
             all.push(("--lora-rank", self.adapter.lora_rank.to_string()));
             all.push(("--lora-alpha", self.adapter.lora_alpha.to_string()));
         }

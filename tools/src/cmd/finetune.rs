@@ -68,7 +68,7 @@ impl<'a> Finetune<'a> {
         let fallback = Fallback::new(&loaded, &args.model, &args.device, log);
         let Loaded { model, gpu } = loaded;
         let output = args.adapter.output_adapter.clone().unwrap_or_else(|| {
-            let continued = args.adapter.lora.is_some();
+            let continued = args.continued().is_some();
             PathBuf::from(if continued { "finetuned-lora-adapter.gguf" } else { "trained-lora-adapter.gguf" })
         });
         check_outputs(args, &model, &output)?;
@@ -352,7 +352,7 @@ fn load_data(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<Dataset, E
 /// The adapter to begin with, and the roles that it adapts.
 fn make_adapter(args: &FinetuneArgs, model: &Model, log: &Log) -> Result<(Adapter, Vec<TensorRole>), Error> {
     let a = &args.adapter;
-    if let Some(path) = &a.lora {
+    if let Some(path) = args.continued() {
         let adapter = match adapters::peft_folder(path) {
             Some(folder) => read_peft(folder, model),
             None => Adapter::read(&Gguf::read(path)?, model),
