@@ -63,6 +63,23 @@ fn a_real_model_has_the_cpus_bits() {
     }
 }
 
+/// A prompt through cooperative matrices, which software devices do not use by themselves.
+#[test]
+fn cooperative_matrices_change_no_logits() {
+    let open = |on| vulkan::open(device::VulkanOptions { cooperative_matrix: Some(on), ..Default::default() });
+    let (Some(with), Some(without)) = (open(true), open(false)) else { return };
+    if with.cooperative_matrix().is_none() {
+        eprintln!("not tested: the device has no cooperative matrices of int8");
+        return;
+    }
+    let (with, without): (Device, Device) = (Arc::new(with), Arc::new(without));
+    let prompt: Vec<u32> = fixture_tokens(1).into_iter().cycle().take(90).collect();
+    for file in ["tiny-bitnet-TQ2_0.gguf", "tiny-bitnet-TQ1_0.gguf"] {
+        let run = |device: &Device| bits(&logits(&on(device, Gguf::open(model(file)).unwrap()), &prompt, 128));
+        assert!(run(&with) == run(&without), "{file}");
+    }
+}
+
 const TYPES: &[(GgmlType, bool)] = &[
     (GgmlType::F32, false),
     (GgmlType::F16, false),

@@ -5,7 +5,7 @@ use fabric_tests::backends::{self, compare, run};
 use fabric_tests::vulkan;
 use fabric_vulkan::VulkanOptions;
 use ggml_ops::backend::{Backend, Bindings};
-use ggml_ops::ops::{MulMat, all_cases};
+use ggml_ops::ops::{MulMat, OutProd, all_cases};
 use ggml_ops::{Graph, Op, OpError, TensorDesc, quants};
 use gguf::GgmlType;
 use std::collections::BTreeSet;
@@ -144,13 +144,86 @@ fn software_subnormals_do_not_change_a_bit() {
     }
 }
 
+/// Products of ternary weights, and of transposed ones, by cooperative matrices, which fill their tiles, or end within them, in every
+/// direction; against kernels without, and against the CPU.
+#[test]
+fn cooperative_matrices_do_not_change_a_bit() {
+    let open = |on, max_binding| {
+        vulkan::open(VulkanOptions { cooperative_matrix: Some(on), max_binding, ..VulkanOptions::default() })
+    };
+    let (Some(with), Some(without), Some(divided)) = (open(true, None), open(false, None), open(true, Some(40_000)))
+    else {
+        return;
+    };
+    assert_eq!(without.cooperative_matrix(), None);
+    if with.cooperative_matrix().is_none() {
+        eprintln!("not tested: the device has no cooperative matrices of int8");
+        return;
+    }
+    let cpu = backends::cpu(2, SimdLevel::detect());
+    let mut rng = fastrand::Rng::with_seed(12);
+    // Columns, rows, and what repeats them; tokens and batches.
+    let shapes = [
+        ([256, 64, 1], [64, 1]),
+        ([768, 1, 1], [16, 1]),
+        ([256, 65, 2], [17, 4]),
+        ([512, 200, 1], [32, 2]),
+        ([512, 97, 1], [100, 1]),
+        ([256, 70, 2], [33, 2]),
+        ([1536, 127, 1], [65, 1]),
+        ([256, 5, 1], [300, 1]),
+        ([512, 66, 1], [15, 1]),
+        ([512, 601, 1], [16, 1]),
+    ];
+    for ty in [GgmlType::TQ1_0, GgmlType::TQ2_0] {
+        for ([k, rows, heads], [tokens, batch]) in shapes {
+            let desc = TensorDesc::new(ty, &[k, rows, heads]).unwrap();
+            // All codes, also those that no quantizer writes.
+            let mut weights = vec![0; desc.extent()];
+            rng.fill(&mut weights);
+            let mut g = Graph::new();
+            let w = g.weight("w", desc);
+            let x = g.input_f32("x", &[k, tokens, batch]).unwrap();
+            let dy = g.input_f32("dy", &[tokens, rows, heads]).unwrap();
+            let y = g.op(MulMat { uniform_scale: Some(0.037) }, &[w, x]).unwrap();
+            let dx = g.op(OutProd { uniform_scale: Some(0.037) }, &[w, dy]).unwrap();
+            g.output(y);
+            g.output(dx);
+            let g = Arc::new(g);
+            let gradients: Vec<f32> = (0..tokens * rows * heads).map(|_| rng.f32() - 0.5).collect();
+            let mut floats: Vec<f32> = (0..k * tokens * batch).map(|_| rng.f32() - 0.5).collect();
+            // The largest sums that there are.
+            floats[..k].fill(1.0);
+            floats[k..2 * k].fill(-1.0);
+            let run = |backend: &dyn Backend| {
+                let shared: ggml_ops::backend::SharedBytes = Arc::new(weights.clone());
+                let bindings = Bindings::from([(w, backend.load(&desc, shared).unwrap())]);
+                let mut program = backend.compile(g.clone(), &bindings).unwrap();
+                program.write(x, bytemuck::cast_slice(&floats)).unwrap();
+                program.write(dy, bytemuck::cast_slice(&gradients)).unwrap();
+                program.run().unwrap();
+                [y, dx].map(|id| {
+                    let mut out = vec![0; g.desc(id).extent()];
+                    program.read(id, &mut out).unwrap();
+                    out
+                })
+            };
+            let (got, what) = (run(&with), format!("{ty} {k} x {rows} x {heads}, {tokens} tokens x {batch}"));
+            assert!(got == run(&without), "{what}: not the bits of other kernels");
+            assert!(got == run(cpu.as_ref()), "{what}: not the CPU's bits");
+            assert!(got == run(&divided), "{what}: not the same bits in small pieces");
+        }
+    }
+}
+
 /// What the validation layer, where it is installed, says of the kernels and of the barriers between them: nothing. (Of all the
 /// rest: scripts/validate-vulkan.sh.)
 #[test]
 fn validation_is_silent() {
     let Some(_) = vulkan::with_binding(None) else { return };
     let child = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["every_case_in_small_pieces", "divided_", "integer_dot", "subgroups_do", "software_", "--nocapture"])
+        .args(["every_case_in_small_pieces", "divided_", "integer_dot", "subgroups_do", "software_", "cooperative_"])
+        .arg("--nocapture")
         .env("VK_INSTANCE_LAYERS", "VK_LAYER_KHRONOS_validation")
         .env("VK_LAYER_ENABLES", "VK_VALIDATION_FEATURE_ENABLE_SYNCHRONIZATION_VALIDATION_EXT")
         .env("VK_LOADER_DEBUG", "layer")

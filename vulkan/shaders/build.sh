@@ -12,10 +12,13 @@ compile() { # shader, suffix, Vulkan's version, definitions
     glslc --target-env="vulkan$version" -O0 -I include "$@" -o "$out/$name.spv" "$shader"
 }
 for shader in *.comp; do
-    compile "$shader" "" 1.1
+    case "$shader" in
+    *_coopmat.comp) ;;
+    *) compile "$shader" "" 1.1 ;;
+    esac
 done
 # Once more with the integer dot product, for devices that have it.
-for shader in mul_mat_q*.comp mul_mat_t*.comp; do
+for shader in mul_mat_q*.comp mul_mat_ternary.comp mul_mat_ternary_scaled.comp; do
     compile "$shader" _dot 1.1 -DINTEGER_DOT
 done
 # Those that add up lanes once more with shuffles. Of Vulkan 1.3, whose SPIR-V (1.6) promises full subgroups.
@@ -26,3 +29,19 @@ done
 for shader in mul_mat_q*.comp mul_mat_ternary.comp; do
     compile "$shader" _dot_subgroup 1.3 -DINTEGER_DOT -DSUBGROUPS
 done
+# Cooperative matrices are for a newer glslc (Debian 13's), which has to be named: GLSLC_COOPMAT=glslc shaders/build.sh. Without
+# one the compiled shaders stay as they are, if they were made of these sources.
+sources="$(cd include && cat ../*_coopmat.comp bytes.glsl coopmat.glsl group.glsl mul_mat_operands.glsl out_prod_ternary.glsl \
+    ternary.glsl | cksum)"
+if [ -n "${GLSLC_COOPMAT:-}" ]; then
+    for shader in *_coopmat.comp; do
+        $GLSLC_COOPMAT --target-env=vulkan1.3 -O0 -I include -o "$out/${shader%.comp}.spv" "$shader"
+    done
+    { $GLSLC_COOPMAT --version && echo "sources $sources"; } >"$out/VERSION_COOPMAT"
+elif ! grep -qx "sources $sources" spv/VERSION_COOPMAT; then
+    echo "shaders with cooperative matrices, or what they include, were changed: name a glslc that knows" \
+        "GL_KHR_cooperative_matrix in GLSLC_COOPMAT" >&2
+    exit 1
+elif ! [ "$out" -ef spv ]; then
+    cp spv/*_coopmat.spv spv/VERSION_COOPMAT "$out"
+fi

@@ -1,6 +1,7 @@
 //! Devices: which there are, what they can do, and the one in use.
 
 use crate::VulkanOptions;
+use crate::cooperative_matrix::{self, Shape};
 use crate::error::{Fault, VulkanError, reason};
 use crate::kernels::WORKGROUP;
 use crate::pipelines::{Pipelines, user_cache_folder};
@@ -115,6 +116,8 @@ pub(crate) struct Limits {
     pub integer_dot: bool,
     /// Kernels may count on full subgroups of so many invocations.
     pub subgroup: Option<u32>,
+    /// Kernels may multiply cooperative matrices of this shape; subgroups are full then.
+    pub cooperative_matrix: Option<Shape>,
 }
 
 /// All physical devices, in the loader's order.
@@ -250,12 +253,20 @@ impl Gpu {
             && physical.api_version() >= Version::V1_3
             && physical.supported_features().contains(&full);
         limits.subgroup = subgroup(&physical).filter(|_| has_full);
+        let matrices = options.cooperative_matrix.unwrap_or(kind(&physical) != DeviceKind::Cpu);
+        limits.cooperative_matrix =
+            limits.subgroup.filter(|_| matrices).and_then(|size| cooperative_matrix::shape(&physical, size));
         let mut wanted = float_controls;
         wanted.khr_shader_integer_dot_product = limits.integer_dot;
+        let (matrix_extensions, matrix_features) = cooperative_matrix::needs();
         let mut features = DeviceFeatures::empty();
-        for (feature, used) in [(dot, limits.integer_dot), (full, limits.subgroup.is_some())] {
+        let has_matrices = limits.cooperative_matrix.is_some();
+        for (feature, used) in
+            [(dot, limits.integer_dot), (full, limits.subgroup.is_some()), (matrix_features, has_matrices)]
+        {
             features |= if used { feature } else { DeviceFeatures::empty() };
         }
+        wanted |= if has_matrices { matrix_extensions } else { DeviceExtensions::empty() };
         let info = DeviceCreateInfo {
             enabled_features: features,
             queue_create_infos: vec![QueueCreateInfo { queue_family_index: family, ..Default::default() }],
@@ -276,7 +287,7 @@ impl Gpu {
             memory: Arc::new(StandardMemoryAllocator::new_default(device.clone())),
             sets: Arc::new(StandardDescriptorSetAllocator::new(device.clone(), Default::default())),
             commands: Arc::new(StandardCommandBufferAllocator::new(device.clone(), Default::default())),
-            pipelines: Pipelines::new(device.clone(), controls, limits.subgroup, folder.as_deref()),
+            pipelines: Pipelines::new(device.clone(), controls, &limits, folder.as_deref()),
             limits,
             timeout: options.timeout,
             max_memory: options.max_memory,
@@ -402,7 +413,8 @@ fn limits(physical: &PhysicalDevice, options: &VulkanOptions) -> Result<Limits, 
     }
     let [x, y, _] = p.max_compute_work_group_count;
     let max_allocation = max_allocation(physical).min(options.max_allocation.unwrap_or(u64::MAX));
-    Ok(Limits { max_binding, max_allocation, max_groups: [x, y], integer_dot: false, subgroup: None })
+    let max_groups = [x, y];
+    Ok(Limits { max_binding, max_allocation, max_groups, integer_dot: false, subgroup: None, cooperative_matrix: None })
 }
 
 /// The size of subgroups to ask for: the device's own, if kernels can be held to it and shuffle within it.

@@ -1,6 +1,7 @@
 //! The Vulkan backend: any GPU with Vulkan 1.1, under any limit on bindings, with the bits of the CPU.
 //!
-//! May import `ggml-ops` (and through it `gguf`). `memory.rs`, `recorder.rs` and `pipelines.rs` are its only unsafe files.
+//! May import `ggml-ops` (and through it `gguf`). `memory.rs`, `cooperative_matrix.rs`, `recorder.rs` and `pipelines.rs` are its
+//! only unsafe files.
 //! docs/numerics.md says how its shaders get the CPU's bits.
 //!
 //! To add a kernel for an operation:
@@ -11,6 +12,7 @@
 //! 5. run `cargo test -p fabric-tests --test vulkan_ops`: it runs the operation's cases, under small limits too.
 
 mod buffer;
+mod cooperative_matrix;
 mod device;
 mod dispatch;
 mod error;
@@ -57,6 +59,9 @@ pub struct VulkanOptions {
     /// Compute with subnormal numbers by software, several instructions for each sum and product of floats; `None`: where the
     /// device takes them for zeros, and is exact otherwise. Changes results only where the device does that.
     pub software_subnormals: Option<bool>,
+    /// Multiply ternary weights with 16 tokens and more by cooperative matrices where the device has them, for int8, and full
+    /// subgroups; `None`: on GPUs that have, and multiply right. Does not change results.
+    pub cooperative_matrix: Option<bool>,
     /// Measure the time of each operation; runs are slower.
     pub profile: bool,
     /// Bytes of the device's memory to plan with, at most; `None`: all that is free.
@@ -79,6 +84,7 @@ impl Default for VulkanOptions {
             integer_dot: None,
             subgroups: None,
             software_subnormals: None,
+            cooperative_matrix: None,
             profile: false,
             max_memory: None,
             fail_after: None,
@@ -123,7 +129,15 @@ impl VulkanBackend {
     /// # Errors
     /// Where there is no loader, no driver, no such device, or it lacks what every kernel needs.
     pub fn new(options: VulkanOptions) -> Result<VulkanBackend, VulkanError> {
-        let gpu = Arc::new(Gpu::new(&options)?);
+        let backend = VulkanBackend::open(&options)?;
+        if options.cooperative_matrix.is_none() && !cooperative_matrix::are_right(&backend) {
+            return VulkanBackend::open(&VulkanOptions { cooperative_matrix: Some(false), ..options });
+        }
+        Ok(backend)
+    }
+
+    fn open(options: &VulkanOptions) -> Result<VulkanBackend, VulkanError> {
+        let gpu = Arc::new(Gpu::new(options)?);
         let exact = exact::make(&gpu, CHECKED, options.software_subnormals)?;
         let period = f64::from(gpu.physical.properties().timestamp_period);
         let family = &gpu.physical.queue_family_properties()[gpu.queue.queue_family_index() as usize];
@@ -145,6 +159,11 @@ impl VulkanBackend {
     /// Bytes of its memory that models may be planned into: what is free, as far as the device tells.
     pub fn memory(&self) -> u64 {
         self.gpu.max_memory.unwrap_or(u64::MAX).min(memory::free(&self.gpu.physical))
+    }
+
+    /// What the cooperative matrices that kernels multiply have in rows of weights, tokens and columns; `None`: they multiply none.
+    pub fn cooperative_matrix(&self) -> Option<[u32; 3]> {
+        self.gpu.limits.cooperative_matrix.map(|shape| [shape.m, shape.n, shape.k])
     }
 
     /// Compares the device's arithmetic with the host's on `n` pairs of values drawn from `seed`.

@@ -1,7 +1,8 @@
 //! Compute pipelines, built when first needed, and their cache on disk.
 
+use crate::device::Limits;
 use crate::error::{VulkanError, reason};
-use crate::shaders::{SUBGROUP, Shader};
+use crate::shaders::{self, SUBGROUP, Shader};
 use crate::spirv::{self, FloatControls};
 use crate::subnormals;
 use std::collections::BTreeMap;
@@ -35,6 +36,8 @@ pub(crate) struct Pipelines {
     controls: FloatControls,
     /// Invocations of the subgroups that kernels may count on to be full.
     subgroup: Option<u32>,
+    /// Specialization constants for this device.
+    of_device: Vec<(u32, u32)>,
     cache: Option<Arc<PipelineCache>>,
     file: Option<PathBuf>,
     built: Mutex<Built>,
@@ -56,7 +59,7 @@ impl Pipelines {
     pub(crate) fn new(
         device: Arc<Device>,
         controls: FloatControls,
-        subgroup: Option<u32>,
+        limits: &Limits,
         folder: Option<&Path>,
     ) -> Pipelines {
         let file = folder.map(|f| f.join(file_name(&device)));
@@ -71,7 +74,9 @@ impl Pipelines {
             }
         };
         let cache = create(initial_data).or_else(|| create(Vec::new()));
-        Pipelines { device, controls, subgroup, cache, file, built: Mutex::new(Built { on_disk, ..Built::default() }) }
+        let of_device = shaders::constants_of(limits);
+        let built = Mutex::new(Built { on_disk, ..Built::default() });
+        Pipelines { device, controls, subgroup: limits.subgroup, of_device, cache, file, built }
     }
 
     /// Builds all pipelines from now on with subnormal numbers by software, or without.
@@ -135,16 +140,16 @@ impl Pipelines {
         software_subnormals: bool,
     ) -> Result<Arc<ComputePipeline>, VulkanError> {
         let fail = |why: String| VulkanError::Shader { shader: shader.name(), why };
-        let subgroup = self.subgroup.and_then(|size| Some((size, shader.subgroup_words()?)));
-        let (subgroup, words) = subgroup.map_or_else(|| (None, shader.words()), |(size, words)| (Some(size), words));
+        let words = self.subgroup.and_then(|_| shader.subgroup_words()).unwrap_or_else(|| shader.words());
         let words = if software_subnormals { subnormals::keep(&words) } else { words };
         let words = spirv::exact(&words, self.controls);
         // SAFETY: the words are glslc's output, with what `subnormals` and `spirv` change in them, which their tests check.
         let module = unsafe { ShaderModule::new(self.device.clone(), ShaderModuleCreateInfo::new(&words)) };
         let module = module.map_err(|e| fail(reason(&e)))?;
         let known = module.specialization_constants().keys().copied().collect::<Vec<_>>();
-        let constants =
-            (0..).zip(constants).chain(subgroup.map(|size| (SUBGROUP, size))).filter(|(id, _)| known.contains(id));
+        let subgroup = self.subgroup.filter(|_| known.contains(&SUBGROUP));
+        let of_device = self.of_device.iter().copied();
+        let constants = (0..).zip(constants).chain(of_device).filter(|(id, _)| known.contains(id));
         let constants = constants.map(|(id, v)| (id, SpecializationConstant::U32(v))).collect();
         let module = module.specialize(constants).map_err(|e| fail(e.to_string()))?;
         let entry = module.entry_point("main").ok_or_else(|| fail("it has no main".into()))?;

@@ -1,5 +1,8 @@
 //! The compiled shaders. `shaders/build.sh` makes them from the GLSL; a test fails where one is stale.
 
+use crate::cooperative_matrix::TEAM;
+use crate::device::Limits;
+
 #[cfg(not(feature = "compile-shaders"))]
 macro_rules! compiled {
     ($name:literal) => {
@@ -73,12 +76,14 @@ shaders! {
     MulMatQ8_0 "mul_mat_q8_0" 3,
     MulMatQ8_0Dot "mul_mat_q8_0_dot" 3,
     MulMatTernary "mul_mat_ternary" 3,
+    MulMatTernaryCoopmat "mul_mat_ternary_coopmat" 3,
     MulMatTernaryDot "mul_mat_ternary_dot" 3,
     MulMatTernaryScaled "mul_mat_ternary_scaled" 3,
     MulMatTernaryScaledDot "mul_mat_ternary_scaled_dot" 3,
     OptStepAdamw "opt_step_adamw" 5,
     OutProd "out_prod" 3,
     OutProdTernary "out_prod_ternary" 3,
+    OutProdTernaryCoopmat "out_prod_ternary_coopmat" 3,
     RmsNorm "rms_norm" 3,
     RmsNormBack "rms_norm_back" 4,
     Rope "rope" 3,
@@ -128,6 +133,13 @@ with_subgroups! {
 
 /// The specialization constant with the number of a subgroup's invocations.
 pub(crate) const SUBGROUP: u32 = 3;
+
+/// The specialization constants that are the same for all kernels of a device: behind those of each kernel.
+pub(crate) fn constants_of(limits: &Limits) -> Vec<(u32, u32)> {
+    let subgroup = limits.subgroup.map(|size| [(SUBGROUP, size), (7, TEAM * size)]);
+    let matrix = limits.cooperative_matrix.map(|shape| [(4, shape.m), (5, shape.n), (6, shape.k)]);
+    subgroup.into_iter().flatten().chain(matrix.into_iter().flatten()).collect()
+}
 
 impl Shader {
     /// The same kernel with the integer dot product, if there is one.

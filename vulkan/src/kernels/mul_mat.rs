@@ -1,6 +1,7 @@
 //! mul_mat: activations rounded as the weights' type asks, then tiles of the result.
 
 use super::WORKGROUP;
+use crate::cooperative_matrix::{MAX_TOKENS, MIN_TOKENS, ROWS};
 use crate::shaders::Shader;
 use crate::step::{Compiler, Memory, Parameters, Phase, Step, Storage, Tensor, from_base, unsupported};
 use crate::tiling::{BINDING_ALIGN, Follow};
@@ -146,9 +147,8 @@ fn multiply(c: &Compiler, op: &MulMat, shader: Shader, x: &Tensor) -> Result<Vec
         p.put([from_base(x, &wx, 2), x.nb(1) / 4, x.nb(2) / 4, x.nb(3) / 4]);
         p.put([from_base(y, &wy, 2), y.nb(1) / 4, y.nb(2) / 4, y.nb(3) / 4]);
         p.put([w.ne(0)]).float(op.uniform_scale.unwrap_or(0.0));
-        // One token: many workgroups with little each. Several: weights are unpacked once for four of them.
-        let (rows, tokens) = if tile.len[1] > 1 { (2, 4) } else { (1, 1) };
-        let tiles = tile.len[0].div_ceil(rows * WORKGROUP / 16) * tile.len[1].div_ceil(tokens);
+        let Shape { shader, rows, tokens, height } = shape(c, shader, tile.len[1]);
+        let tiles = tile.len[0].div_ceil(height) * tile.len[1].div_ceil(tokens);
         steps.push(Step {
             shader,
             constants: [rows as u32, tokens as u32, w.desc.ty.id()],
@@ -158,4 +158,25 @@ fn multiply(c: &Compiler, op: &MulMat, shader: Shader, x: &Tensor) -> Result<Vec
         });
     }
     Ok(c.phase(steps))
+}
+
+/// How a product is cut up.
+struct Shape {
+    shader: Shader,
+    /// Rows of weights that are taken together, and tokens.
+    rows: u64,
+    tokens: u64,
+    /// Rows of a workgroup.
+    height: u64,
+}
+
+fn shape(c: &Compiler, shader: Shader, n_tokens: u64) -> Shape {
+    let ternary = matches!(shader, Shader::MulMatTernary | Shader::MulMatTernaryDot);
+    if ternary && n_tokens >= MIN_TOKENS && c.limits.cooperative_matrix.is_some() {
+        let tokens = n_tokens.next_power_of_two().min(MAX_TOKENS);
+        return Shape { shader: Shader::MulMatTernaryCoopmat, rows: ROWS, tokens, height: ROWS };
+    }
+    // One token: many workgroups with little each. Several: weights are unpacked once for four of them.
+    let (rows, tokens) = if n_tokens > 1 { (2, 4) } else { (1, 1) };
+    Shape { shader, rows, tokens, height: rows * WORKGROUP / 16 }
 }

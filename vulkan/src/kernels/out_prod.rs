@@ -2,6 +2,7 @@
 
 use super::WORKGROUP;
 use super::mul_mat::records_of;
+use crate::cooperative_matrix::{BACK_TOKENS, BLOCK, MIN_TOKENS};
 use crate::shaders::Shader;
 use crate::step::{Compiler, Parameters, Phase, Step, Tensor, from_base};
 use crate::tiling::{Follow, Operand, PART};
@@ -98,13 +99,18 @@ fn ternary(c: &mut Compiler, d: f32) -> Result<Vec<Phase>, OpError> {
         p.put([from_base(y, &wy, 2), y.nb(1) / 4, y.nb(2) / 4, y.nb(3) / 4]);
         p.put([from_base(a, &wa, 0), a.nb(1), a.nb(2), a.nb(3)]);
         p.put([from_base(&records, &wb, 2), records.nb(1) / 4, records.nb(2) / 4, records.nb(3) / 4, rows]).float(d);
-        let items = tile.len[0] * tile.len[1].div_ceil(COLUMNS) * tile.len[3] * tile.len[4];
+        let (shader, tokens, groups) = if c.limits.cooperative_matrix.is_some() && tile.len[1] >= MIN_TOKENS {
+            let tokens = tile.len[1].next_power_of_two().min(BACK_TOKENS);
+            (Shader::OutProdTernaryCoopmat, tokens, tile.len[0] / BLOCK * tile.len[1].div_ceil(tokens))
+        } else {
+            (Shader::OutProdTernary, 0, (tile.len[0] * tile.len[1].div_ceil(COLUMNS)).div_ceil(WORKGROUP))
+        };
         let step = Step {
-            shader: Shader::OutProdTernary,
-            constants: [a.desc.ty.id(), 0, 0],
+            shader,
+            constants: [a.desc.ty.id(), tokens as u32, 0],
             bindings: vec![c.binding(y, &wy, true), c.binding(a, &wa, false), c.binding(&records, &wb, false)],
             push: p.push(),
-            groups: c.groups(items.div_ceil(WORKGROUP))?,
+            groups: c.groups(groups * tile.len[3] * tile.len[4])?,
         };
         phases.push(Phase { op: c.op, steps: vec![step] });
     }
