@@ -109,3 +109,75 @@ impl super::Tiles for Tiles {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Amx, Tiles as _, available, features};
+    use super::*;
+
+    /// Bytes that look random.
+    fn noise(state: &mut u64) -> u8 {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 56) as u8
+    }
+
+    const STEPS: usize = 3;
+
+    /// Bytes for both sides' two tiles of some steps: on the left a tile's lines are far from each other, on the right they follow.
+    fn sides(bytes: &[Vec<u8>; 4]) -> [Two; 2] {
+        let at = |i: usize| bytes[i].as_ptr();
+        [Two { at: [at(0), at(1)], line: 64 * STEPS, next: 64 }, Two { at: [at(2), at(3)], line: 64, next: 64 * LINES }]
+    }
+
+    /// Where the processor has them: the bits of the emulation are theirs.
+    #[test]
+    fn tiles_are_the_instructions() {
+        if !available() {
+            return;
+        }
+        let mut state = 5;
+        for steps in (0..=STEPS).cycle().take(40) {
+            let bytes: [Vec<u8>; 4] =
+                std::array::from_fn(|_| (0..STEPS * LINES * 64).map(|_| noise(&mut state)).collect());
+            let start: [[[[i32; 16]; LINES]; 2]; 2] =
+                bytemuck::cast(<[u8; 4096]>::try_from(&bytes[0][..3072].repeat(2)[..4096]).unwrap());
+            let [left, right] = sides(&bytes);
+            for add in [false, true] {
+                let (mut got, mut want) = (Panel(start), Panel(start));
+                // SAFETY: the processor has the tiles; the buffers have STEPS tiles each.
+                unsafe {
+                    Amx::configure().dot_i8(&left, &right, steps, add, &mut got);
+                    Tiles::configure().dot_i8(&left, &right, steps, add, &mut want);
+                }
+                assert!(got.0 == want.0, "int8, {steps} steps, add {add}");
+            }
+        }
+        if features() & 1 << 22 == 0 {
+            return;
+        }
+        // Ordinary numbers; products at the lower end of the range, where operands and results are flushed; all of it.
+        for (exponents, from) in [(16, 119), (24, 52), (10, 0), (255, 0)] {
+            for steps in 1..=STEPS {
+                let mut bf16 = || {
+                    let (exponent, rest) = (noise(&mut state) % exponents + from, noise(&mut state));
+                    ((u16::from(rest) & 0x80) << 8 | u16::from(exponent) << 7 | u16::from(rest) & 0x7f).to_le_bytes()
+                };
+                let bytes: [Vec<u8>; 4] =
+                    std::array::from_fn(|_| (0..STEPS * LINES * 32).flat_map(|_| bf16()).collect());
+                let [left, right] = sides(&bytes);
+                let (mut got, mut want) = (Panel([[[[1.0; 16]; LINES]; 2]; 2]), Panel([[[[2.0f32; 16]; LINES]; 2]; 2]));
+                // SAFETY: as above, and the processor has the products of bf16.
+                unsafe {
+                    Amx::configure().dot_bf16(&left, &right, steps, &mut got);
+                    Tiles::configure().dot_bf16(&left, &right, steps, &mut want);
+                }
+                let sums =
+                    |panel: &Panel<f32>| panel.0.iter().flatten().flatten().flatten().copied().collect::<Vec<_>>();
+                for (got, want) in sums(&got).into_iter().zip(sums(&want)) {
+                    let same = got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan();
+                    assert!(same, "bf16 with exponents from {from}, {steps} steps: {got:e}, not {want:e}");
+                }
+            }
+        }
+    }
+}
