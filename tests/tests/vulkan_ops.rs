@@ -105,16 +105,21 @@ fn integer_dot_products_do_not_change_a_bit() {
     }
 }
 
+/// Every case has the same bits with both options.
+fn same_bits(one: VulkanOptions, other: VulkanOptions, seed: u64) {
+    let (Some(one), Some(other)) = (vulkan::open(one), vulkan::open(other)) else { return };
+    for case in all_cases() {
+        let drawn = case.draw(seed).unwrap();
+        let what = case.describe();
+        assert!(run(&one, &drawn).unwrap() == run(&other, &drawn).unwrap(), "{what}");
+    }
+}
+
 /// Kernels that exchange values within subgroups, and those that do it in shared memory.
 #[test]
 fn subgroups_do_not_change_a_bit() {
-    let open = |subgroups| vulkan::open(VulkanOptions { subgroups: Some(subgroups), ..VulkanOptions::default() });
-    let (Some(with), Some(without)) = (open(true), open(false)) else { return };
-    for case in all_cases() {
-        let drawn = case.draw(10).unwrap();
-        let what = case.describe();
-        assert!(run(&with, &drawn).unwrap() == run(&without, &drawn).unwrap(), "{what}");
-    }
+    let with = |subgroups| VulkanOptions { subgroups: Some(subgroups), ..VulkanOptions::default() };
+    same_bits(with(true), with(false), 10);
 }
 
 /// Subgroups of 4 and of 16: lavapipe makes them as wide as it is told. Drivers that do not know the variable run as they are.
@@ -132,16 +137,11 @@ fn subgroups_of_other_sizes() {
     }
 }
 
-/// Nor does it where the device keeps subnormal numbers by itself to compute with them by software.
+/// Subnormal numbers by software have the bits of a device that keeps them, or needs that.
 #[test]
 fn software_subnormals_do_not_change_a_bit() {
-    let open = |on| vulkan::open(VulkanOptions { software_subnormals: on, ..VulkanOptions::default() });
-    let (Some(with), Some(without)) = (open(Some(true)), open(None)) else { return };
-    for case in all_cases() {
-        let drawn = case.draw(11).unwrap();
-        let what = case.describe();
-        assert!(run(&with, &drawn).unwrap() == run(&without, &drawn).unwrap(), "{what}");
-    }
+    let with = |software_subnormals| VulkanOptions { software_subnormals, ..VulkanOptions::default() };
+    same_bits(with(Some(true)), with(None), 11);
 }
 
 /// Products of ternary weights, and of transposed ones, by cooperative matrices, which fill their tiles, or end within them, in every
