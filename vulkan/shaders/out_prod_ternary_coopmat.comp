@@ -39,10 +39,12 @@ void unpack(uint block, uint first, uint end) {
     }
 }
 
-// Codes of the TOKENS rows of b from `token`, from row `first` of the weights: 256 * high + low, both signed bytes.
+// The record of row t of b; beyond the end the last one again, which is not stored.
 uint b_row(uint b_base, uint t) {
     return b_base + (p.start[1] + min(t, p.len[1] - 1u)) * p.b_nb[0];
 }
+
+// Codes of the TOKENS rows of b from `token`, from row `first` of the weights: 256 * high + low, both signed bytes.
 void split(uint b_base, uint token, uint first, uint end) {
     for (uint i = invocation(); i < TOKENS * WORDS; i += WORKGROUP) {
         uint t = i / WORDS, four = i % WORDS, from = b_row(b_base, token + t), high = 0u, low = 0u;

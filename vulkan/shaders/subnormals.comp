@@ -4,7 +4,7 @@
 layout(local_size_x = 1) in;
 
 // Float operations with IEEE's subnormal numbers on devices that take them for zeros, in operands and in results. On such devices
-// the loader (spirv.rs) puts these functions into every shader and calls them for its operations, by these names.
+// the loader (subnormals.rs) puts these functions into every shader and calls them for its operations, by these names.
 
 const uint MAGNITUDE = 0x7fffffffu;
 const uint SIGN = 0x80000000u;

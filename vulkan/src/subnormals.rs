@@ -106,15 +106,10 @@ impl Link {
         let mut out = Vec::new();
         for (opcode, i) in instructions(library).take_while(|(opcode, _)| *opcode != OP_FUNCTION) {
             let Some(result) = defined(opcode) else { continue };
-            let mut key = i.to_vec();
-            for (at, word) in key.iter_mut().enumerate().skip(1) {
-                if at != result && !is_literal(opcode, at) {
-                    *word = self.id(*word);
-                }
-            }
-            match self.known.get(&without(&key, result)).filter(|_| opcode != OP_TYPE_STRUCT) {
+            let here = self.translated(opcode, i);
+            match self.known.get(&without(&here, result)).filter(|_| opcode != OP_TYPE_STRUCT) {
                 Some(&id) => _ = self.ids.insert(i[result], id),
-                None => out.extend(self.translated(opcode, i)),
+                None => out.extend(here),
             }
         }
         out
