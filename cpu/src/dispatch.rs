@@ -5,8 +5,8 @@ use crate::kernels::{
     concat, cpy, cross_entropy_loss, dropout, elementwise, flash_attn_ext, flash_attn_ext_back, get_rows,
     get_rows_back, glu, mul_mat, opt_step_adamw, out_prod, rms_norm, rope, set_rows, soft_max,
 };
-use crate::program::{Compiler, Step};
-use ggml_ops::{Graph, Op, OpError, Source, TensorDesc, TensorId};
+use crate::program::{Compiler, RawTensor, Step};
+use ggml_ops::{Graph, Op, OpError, Source, TensorId};
 
 /// The steps of one operation, in order.
 pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
@@ -42,18 +42,20 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
 pub(crate) fn supports(graph: &Graph) -> Result<(), OpError> {
     for t in graph.tensors() {
         if let Source::Op { op: Op::MulMat(op), src } = &t.source {
-            mul_mat::weight_kind(op, graph.desc(src[0]))?;
+            mul_mat::weight_kind(op, graph.desc(src[0]), None)?;
         }
     }
     Ok(())
 }
 
 /// Bytes for the rounded activations of the most demanding operation.
-pub(crate) fn activation_bytes(graph: &Graph, backend: &CpuBackend) -> usize {
+pub(crate) fn activation_bytes(graph: &Graph, tensors: &[Option<RawTensor>], backend: &CpuBackend) -> usize {
     let bytes = |op: &Op, src: &[TensorId]| match op {
         Op::MulMat(op) => {
-            let (w, x): (&TensorDesc, &TensorDesc) = (graph.desc(src[0]), graph.desc(src[1]));
-            mul_mat::weight_kind(op, w).map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, w, x))
+            // What is not bound is an error later.
+            let Some(RawTensor { desc: w, packed, .. }) = tensors[src[0].index()] else { return 0 };
+            let kind = mul_mat::weight_kind(op, &w, packed);
+            kind.map_or(0, |kind| mul_mat::activation_bytes(backend.level, kind, &w, graph.desc(src[1])))
         }
         Op::OutProd(op) => {
             let (a, b) = (graph.desc(src[0]), graph.desc(src[1]));

@@ -20,6 +20,7 @@ pub mod mul_mat;
 mod out_prod;
 mod pool;
 mod program;
+mod repack;
 pub mod simd;
 
 use ggml_ops::backend::{Backend, Bindings, Buffer, Program, SharedBytes};
@@ -109,6 +110,21 @@ impl Backend for CpuBackend {
             return Ok(Arc::new(CpuBuffer::Owned(memory, self.pool.clone())));
         }
         Ok(Arc::new(CpuBuffer::Shared(data)))
+    }
+
+    fn load_multiplied(
+        &self,
+        desc: &TensorDesc,
+        uniform_scale: Option<f32>,
+        data: SharedBytes,
+    ) -> Result<Arc<dyn Buffer>, OpError> {
+        if uniform_scale.is_some()
+            && data.len() == desc.extent()
+            && let Some(repacked) = repack::repack(self.level, self.threads(), desc, &data)?
+        {
+            return Ok(Arc::new(CpuBuffer::Repacked(repacked)));
+        }
+        self.load(desc, data)
     }
 
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError> {

@@ -1,6 +1,7 @@
 //! Memory that kernels share: the arena of a program, states, weights.
 
 use crate::pool::Pool;
+use crate::repack::Repacked;
 use ggml_ops::OpError;
 use ggml_ops::backend::{Buffer, SharedBytes};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -60,6 +61,8 @@ pub(crate) enum CpuBuffer {
     Shared(SharedBytes),
     /// Memory that programs write. Read and written only while the pool is held.
     Owned(Memory, Arc<Pool>),
+    /// A weight that is only multiplied, in the order that this processor multiplies fastest. Never written.
+    Repacked(Repacked),
 }
 
 impl CpuBuffer {
@@ -68,6 +71,7 @@ impl CpuBuffer {
         match self {
             CpuBuffer::Shared(bytes) => bytes.as_ptr().cast_mut(),
             CpuBuffer::Owned(memory, _) => memory.as_ptr(),
+            CpuBuffer::Repacked(repacked) => repacked.memory.as_ptr(),
         }
     }
 
@@ -84,6 +88,7 @@ impl Buffer for CpuBuffer {
         match self {
             CpuBuffer::Shared(bytes) => bytes.len(),
             CpuBuffer::Owned(memory, _) => memory.len(),
+            CpuBuffer::Repacked(repacked) => repacked.memory.len(),
         }
     }
 
@@ -96,6 +101,9 @@ impl Buffer for CpuBuffer {
                 // SAFETY: in bounds (checked), and no program writes while the pool is held.
                 unsafe { std::ptr::copy_nonoverlapping(memory.as_ptr().add(offset), out.as_mut_ptr(), out.len()) }
             }
+            CpuBuffer::Repacked(_) => {
+                return Err(OpError::Backend { backend: "cpu", what: "repacked weights cannot be read".into() });
+            }
         }
         Ok(())
     }
@@ -103,7 +111,9 @@ impl Buffer for CpuBuffer {
     fn write(&self, offset: usize, data: &[u8]) -> Result<(), OpError> {
         self.check(offset, data.len())?;
         match self {
-            CpuBuffer::Shared(_) => Err(OpError::Backend { backend: "cpu", what: "weights cannot be written".into() }),
+            CpuBuffer::Shared(_) | CpuBuffer::Repacked(_) => {
+                Err(OpError::Backend { backend: "cpu", what: "weights cannot be written".into() })
+            }
             CpuBuffer::Owned(memory, pool) => {
                 let _held = pool.hold();
                 // SAFETY: in bounds (checked), and no program reads or writes while the pool is held.

@@ -4,7 +4,7 @@ use crate::CpuBackend;
 use crate::dispatch;
 use crate::kernels::elementwise::Then;
 use crate::memory::{ALIGN, CpuBuffer, Memory};
-use crate::mul_mat::Fetch;
+use crate::mul_mat::{Fetch, packed};
 use crate::pool::Pool;
 use crate::simd::SimdLevel;
 use ggml_ops::backend::{Bindings, Buffer, Program};
@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct RawTensor {
     ptr: *mut u8,
     pub desc: TensorDesc,
+    /// Of packed weights, the rows of a block (`mul_mat::packed`): they are not where `desc` says.
+    pub packed: Option<usize>,
 }
 
 // SAFETY: a pointer with a description. Who may touch the bytes when is settled by the steps' barriers.
@@ -87,12 +89,14 @@ impl RawTensor {
     /// It lies within this one, and steps by whole elements.
     pub(crate) unsafe fn part(&self, offset: usize, desc: TensorDesc) -> RawTensor {
         // SAFETY: promised by the caller.
-        RawTensor { ptr: unsafe { self.ptr.add(offset) }, desc }
+        RawTensor { ptr: unsafe { self.ptr.add(offset) }, desc, packed: None }
     }
 
     /// The addresses that it covers.
     pub(crate) fn span(&self) -> Range<usize> {
-        self.ptr as usize..self.ptr as usize + self.desc.extent()
+        let [k, rows, ..] = self.desc.ne;
+        let bytes = if self.packed.is_some() { rows * packed::groups(k) } else { self.desc.extent() };
+        self.ptr as usize..self.ptr as usize + bytes
     }
 }
 
@@ -107,6 +111,8 @@ pub(crate) struct Work<'a> {
     after: &'a Weights,
     /// This thread's own memory, of the size that the program's steps asked for.
     pub scratch: *mut u8,
+    /// The same, for what is kept from one step to others; zeros at first.
+    pub kept: *mut u8,
     failure: &'a Mutex<Option<OpError>>,
 }
 
@@ -225,6 +231,8 @@ pub(crate) struct Resources {
     pub holds: Option<(TensorId, crate::mul_mat::ActFormat)>,
     /// Bytes of scratch that each thread needs.
     pub scratch: usize,
+    /// Bytes that each thread keeps.
+    pub kept: usize,
 }
 
 struct Compiled {
@@ -240,8 +248,10 @@ pub(crate) struct CpuProgram {
     pool: Arc<Pool>,
     tensors: Vec<Option<RawTensor>>,
     steps: Vec<Compiled>,
+    /// For each thread, scratch and behind it what is kept.
     scratch: Memory,
     scratch_stride: usize,
+    kept_at: usize,
     failure: Mutex<Option<OpError>>,
     // What the raw pointers point into.
     _arena: Memory,
@@ -256,7 +266,7 @@ impl CpuProgram {
         let arena = Memory::new(plan.arena)?;
         let tensors = place(&graph, &plan, &arena, bindings)?;
         let mut shared = Resources::default();
-        let bytes = dispatch::activation_bytes(&graph, backend);
+        let bytes = dispatch::activation_bytes(&graph, &tensors, backend);
         if bytes > 0 {
             shared.activations = Some(Arc::new(Memory::new(bytes)?));
         }
@@ -268,6 +278,12 @@ impl CpuProgram {
             let raw: Vec<RawTensor> =
                 src.iter().map(|&s| tensors[s.index()].ok_or_else(|| unbound(s))).collect::<Result<_, _>>()?;
             let dst = tensors[id.index()].ok_or_else(|| unbound(id))?;
+            let multiplied = usize::from(matches!(op, Op::MulMat(_)));
+            if let Some(at) = raw.iter().skip(multiplied).position(|t| t.packed.is_some()) {
+                let name = &graph.tensor(src[at + multiplied]).name;
+                let what = format!("tensor '{name}' is repacked, and can only be multiplied");
+                return Err(OpError::Backend { backend: "cpu", what });
+            }
             if dst.desc.elements() == 0 {
                 continue;
             }
@@ -283,7 +299,8 @@ impl CpuProgram {
             let compiler = Compiler { level, bf16_gradients, threads, src: raw, src_ids: src, dst, then, shared };
             steps.extend(dispatch::compile(op, compiler)?);
         }
-        let scratch_stride = shared.scratch.next_multiple_of(ALIGN) + ALIGN;
+        let kept_at = shared.scratch.next_multiple_of(ALIGN) + ALIGN;
+        let scratch_stride = kept_at + shared.kept.next_multiple_of(ALIGN);
         let scratch = Memory::new(scratch_stride * backend.pool.threads())?;
         Ok(CpuProgram {
             graph,
@@ -292,6 +309,7 @@ impl CpuProgram {
             steps: with_barriers(steps),
             scratch,
             scratch_stride,
+            kept_at,
             failure: Mutex::new(None),
             _arena: arena,
             _activations: shared.activations,
@@ -315,6 +333,8 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
     let mut tensors = Vec::with_capacity(graph.tensors().len());
     for id in graph.ids() {
         let (root, offset) = graph.storage(id);
+        let desc = *graph.desc(id);
+        let mut packed = None;
         let base = if let Some(at) = plan.offset(root) {
             // SAFETY: the plan's places lie within the arena.
             Some(unsafe { arena.as_ptr().add(at) })
@@ -325,7 +345,13 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
                 what: format!("tensor '{}' is bound to another backend's buffer", t.name),
             })?;
             let writable = matches!(buffer, CpuBuffer::Owned(..));
-            if buffer.len() < t.desc.extent() {
+            if let CpuBuffer::Repacked(repacked) = buffer {
+                if desc != repacked.desc || t.desc != repacked.desc {
+                    let what = format!("tensor '{}' is repacked, and can only be multiplied as a whole", t.name);
+                    return Err(OpError::Backend { backend: "cpu", what });
+                }
+                packed = Some(repacked.height);
+            } else if buffer.len() < t.desc.extent() {
                 return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
             }
             if !writable && graph.is_written(root) {
@@ -337,7 +363,7 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
             None
         };
         // SAFETY: views lie within their tensor (`Graph::check_layout`), which lies within its buffer.
-        tensors.push(base.map(|p| RawTensor { ptr: unsafe { p.add(offset) }, desc: *graph.desc(id) }));
+        tensors.push(base.map(|p| RawTensor { ptr: unsafe { p.add(offset) }, desc, packed }));
     }
     Ok(tensors)
 }
@@ -414,6 +440,8 @@ impl Program for CpuProgram {
         held.run(&|thread| {
             // SAFETY: each thread has its own stride of the scratch memory.
             let scratch = unsafe { this.scratch.as_ptr().add(thread * this.scratch_stride) };
+            // SAFETY: within the stride.
+            let kept = unsafe { scratch.add(this.kept_at) };
             let fetch = Cell::new(Fetch::default());
             for c in &this.steps {
                 if c.barrier_before {
@@ -428,7 +456,8 @@ impl Program for CpuProgram {
                     continue;
                 }
                 let (next, failure, after) = (&c.next, &this.failure, &c.after);
-                (c.step.run)(&Work { next, thread, threads: held.threads(), fetch: &fetch, after, scratch, failure });
+                let threads = held.threads();
+                (c.step.run)(&Work { next, thread, threads, fetch: &fetch, after, scratch, kept, failure });
             }
         });
         drop(held);

@@ -62,7 +62,7 @@ const KINDS: [WeightKind; 20] = [
 ];
 
 fn row_lengths(kind: WeightKind) -> &'static [usize] {
-    match kind.ggml_type().block_size() {
+    match kind.ggml_type().unwrap().block_size() {
         1 => &[1, 15, 16, 33, 500, 2560, 2571],
         32 => &[32, 64, 96, 1056, 2560],
         _ => &[256, 768, 2560, 16384],
@@ -81,6 +81,7 @@ fn weights(kind: WeightKind, k: usize, rows: usize, rng: &mut Rng) -> Vec<u8> {
         }
     };
     match kind {
+        WeightKind::TernaryPacked { .. } => unreachable!("not among the kinds"),
         WeightKind::F32 => {
             for four in w.chunks_exact_mut(4) {
                 four.copy_from_slice(&rng.scale().to_le_bytes());
@@ -155,6 +156,7 @@ fn expected(kind: WeightKind, w: &[u8], x: &[f32]) -> f32 {
         bytemuck::cast_slice(w)
     }
     match kind {
+        WeightKind::TernaryPacked { .. } => unreachable!("not among the kinds"),
         WeightKind::F32 => {
             let w: Vec<f32> = w.chunks_exact(4).map(bytemuck::pod_read_unaligned).collect();
             dot::dot_f32(&w, x)
@@ -313,12 +315,13 @@ fn all_levels_have_the_bits_of_the_definitions() {
 fn extreme_values_do_not_overflow() {
     let one = f32_to_f16(1.0).to_le_bytes();
     for kind in KINDS {
-        let size = kind.ggml_type().type_size();
+        let size = kind.ggml_type().unwrap().type_size();
         let k = 16384;
         for fill in [0x00, 0xff, 0x55, 0xaa, 0x80, 0x7f, 0x01] {
             let mut w = vec![fill; kind.row_bytes(k) * 2];
             for block in w.chunks_exact_mut(size) {
                 match kind {
+                    WeightKind::TernaryPacked { .. } => unreachable!("not among the kinds"),
                     WeightKind::F32 => block.copy_from_slice(&(fill as f32).to_le_bytes()),
                     WeightKind::F16 => block.copy_from_slice(&f32_to_f16(fill as f32).to_le_bytes()),
                     WeightKind::Bf16 => block.copy_from_slice(&f32_to_bf16(fill as f32).to_le_bytes()),
@@ -411,7 +414,7 @@ fn nothing_is_read_after_the_last_row() -> std::io::Result<()> {
     const PAGE: usize = 1 << 16;
     let path = std::env::temp_dir().join(format!("fabric-mul-mat-{}", std::process::id()));
     for kind in KINDS {
-        let k = if kind.ggml_type().block_size() == 1 { 259 } else { 768 };
+        let k = if kind.ggml_type().unwrap().block_size() == 1 { 259 } else { 768 };
         let rows = 5;
         let w = weights(kind, k, rows, &mut Rng(3));
         let mut file = vec![0; w.len().next_multiple_of(PAGE)];
@@ -445,7 +448,7 @@ fn formats_of_kinds() {
             WeightKind::TernaryUniform { d, .. } => Some(d),
             _ => None,
         };
-        assert_eq!(WeightKind::new(kind.ggml_type(), uniform), Some(kind));
+        assert_eq!(WeightKind::new(kind.ggml_type().unwrap(), uniform), Some(kind));
     }
     assert_eq!(WeightKind::new(gguf::GgmlType::IQ2_S, None), None);
     assert_eq!(f16_to_f32(0x3c00), bf16_to_f32(0x3f80));

@@ -6,6 +6,7 @@ use crate::device::Device;
 use crate::rope::RopeAngles;
 use crate::vocab::Vocab;
 use crate::{Error, i2_s};
+use ggml_ops::backend::SharedBytes;
 use ggml_ops::{TensorDesc, quants};
 use gguf::{GgmlType, Gguf, Metadata, TensorInfo, TensorName, TensorRole, Value, key};
 use rayon::prelude::*;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 pub struct ModelOptions {
     /// Metadata to use instead of the file's.
     pub overrides: Vec<(String, Value)>,
+    /// Let devices copy weights that are only multiplied to an order of their own, and forget the file's. Results stay the same. Not for
+    /// models that are trained: their gradients need the weights as they are.
+    pub repack: bool,
 }
 
 /// A model on a device.
@@ -58,7 +62,7 @@ impl Model {
         let n_vocab = vocab_size(m, arch, vocab.as_ref(), &gguf)?;
         let hp = HParams::read(m, arch, n_vocab)?;
         let specs = arch.tensors(&hp);
-        let weights = bind(&gguf, arch, &specs, &device)?;
+        let weights = bind(&gguf, arch, &specs, &device, options.repack)?;
         let mut notices = hp.notices(m, arch);
         if gguf.tensors().iter().any(|t| t.ty == GgmlType::I2_S) {
             notices.push(
@@ -163,6 +167,7 @@ fn bind(
     arch: &'static dyn Architecture,
     specs: &[TensorSpec],
     device: &Device,
+    repack: bool,
 ) -> Result<HashMap<TensorName, Weight>, Error> {
     let mut found = Vec::new();
     for spec in specs {
@@ -179,25 +184,42 @@ fn bind(
     }
     // One after the other: of several errors, always the first is told.
     found.iter().try_for_each(|(spec, info)| check_tensor(spec, info))?;
-    found
-        .into_par_iter()
-        .map(|(spec, info)| {
-            if info.ty == GgmlType::I2_S {
-                let (blocks, scale) = i2_s::to_tq2_0(info, gguf.data(info))?;
-                let desc = TensorDesc::new(GgmlType::TQ2_0, &spec.ne).map_err(ggml_ops::OpError::from)?;
-                let buffer = device.of_layer(spec.name.il).load(&desc, Arc::new(blocks))?;
-                return Ok((spec.name, Weight { desc, uniform_scale: Some(scale), buffer }));
+    let loaded = found.into_par_iter().map(|(spec, info)| {
+        let load = |desc: &TensorDesc, uniform_scale, data: SharedBytes| {
+            let device = device.of_layer(spec.name.il);
+            // Rows of this matrix are looked up as well.
+            let multiplied = spec.ne.len() == 2 && spec.name.role != TensorRole::TokenEmbd;
+            match repack && multiplied {
+                true => device.load_multiplied(desc, uniform_scale, data),
+                false => device.load(desc, data),
             }
-            let desc = TensorDesc::new(info.ty, &spec.ne).map_err(ggml_ops::OpError::from)?;
-            let bytes = gguf
-                .tensor_bytes(info)
-                .aligned(4)
-                .map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
-            let uniform_scale = quants::uniform_ternary_scale(info.ty, &bytes);
-            let buffer = device.of_layer(spec.name.il).load(&desc, Arc::new(bytes))?;
-            Ok((spec.name, Weight { desc, uniform_scale, buffer }))
-        })
-        .collect()
+        };
+        if info.ty == GgmlType::I2_S {
+            let (blocks, scale) = i2_s::to_tq2_0(info, gguf.data(info))?;
+            let desc = TensorDesc::new(GgmlType::TQ2_0, &spec.ne).map_err(ggml_ops::OpError::from)?;
+            let buffer = load(&desc, Some(scale), Arc::new(blocks))?;
+            gguf.tensor_bytes(info).forget();
+            return Ok((spec.name, Weight { desc, uniform_scale: Some(scale), buffer }, Some(info)));
+        }
+        let desc = TensorDesc::new(info.ty, &spec.ne).map_err(ggml_ops::OpError::from)?;
+        let bytes = gguf
+            .tensor_bytes(info)
+            .aligned(4)
+            .map_err(|source| Error::Io { what: format!("tensor '{}'", info.name), source })?;
+        let uniform_scale = quants::uniform_ternary_scale(info.ty, &bytes);
+        let bytes = Arc::new(bytes);
+        let buffer = load(&desc, uniform_scale, bytes.clone())?;
+        // Nobody holds it: the device has a copy.
+        let copied = Arc::into_inner(bytes).map(|bytes| {
+            bytes.forget();
+            info
+        });
+        Ok((spec.name, Weight { desc, uniform_scale, buffer }, copied))
+    });
+    let loaded: Vec<_> = loaded.collect::<Result<_, Error>>()?;
+    // Once more: where a tensor was read, the system mapped what lies around it.
+    loaded.iter().filter_map(|(.., copied)| *copied).for_each(|info| gguf.tensor_bytes(info).forget());
+    Ok(loaded.into_iter().map(|(name, weight, _)| (name, weight)).collect())
 }
 
 /// Whether a tensor of the file has the shape and a type that the architecture asks for.

@@ -36,6 +36,17 @@ pub trait Backend: Send + Sync {
     fn describe(&self) -> String;
     /// Makes constant data available to the device, without a copy where it can.
     fn load(&self, desc: &TensorDesc, data: SharedBytes) -> Result<Arc<dyn Buffer>, OpError>;
+    /// As [`load`](Self::load), for weights that are nothing but the first operand of [`MulMat`](crate::ops::MulMat)s with this
+    /// `uniform_scale`: the device may copy them, to an order that it multiplies faster.
+    fn load_multiplied(
+        &self,
+        desc: &TensorDesc,
+        uniform_scale: Option<f32>,
+        data: SharedBytes,
+    ) -> Result<Arc<dyn Buffer>, OpError> {
+        let _ = uniform_scale;
+        self.load(desc, data)
+    }
     /// Allocates memory that lasts, filled with zeros.
     fn alloc(&self, bytes: usize) -> Result<Arc<dyn Buffer>, OpError>;
     /// As [`alloc`](Self::alloc), for a cache `[width, rows, n_seq]`, which the device may divide between rows.

@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use memmap2::{Mmap, MmapMut};
 
 use crate::Error;
@@ -12,6 +14,8 @@ use crate::Error;
 /// The bytes of a whole file.
 pub(crate) enum Storage {
     Mapped(Mmap),
+    /// Pages of memory that no file has.
+    Anonymous(Mmap),
     Memory(Vec<u8>),
 }
 
@@ -35,21 +39,21 @@ impl Storage {
         let len = usize::try_from(len).map_err(|_| io_error(io::ErrorKind::OutOfMemory.into()))?;
         let mut memory = anonymous(len).map_err(io_error)?;
         file.read_exact(&mut memory).map_err(io_error)?;
-        Ok(Storage::Mapped(memory.make_read_only().map_err(io_error)?))
+        Ok(Storage::Anonymous(memory.make_read_only().map_err(io_error)?))
     }
 
     /// A copy of some bytes, at the start of a page of memory.
     pub fn copy(bytes: &[u8]) -> io::Result<Storage> {
         let mut memory = anonymous(bytes.len())?;
         memory.copy_from_slice(bytes);
-        Ok(Storage::Mapped(memory.make_read_only()?))
+        Ok(Storage::Anonymous(memory.make_read_only()?))
     }
 
     /// Keeps the bytes from being swapped out.
     pub fn lock(&self) -> io::Result<()> {
         match self {
             #[cfg(unix)]
-            Storage::Mapped(map) => map.lock(),
+            Storage::Mapped(map) | Storage::Anonymous(map) => map.lock(),
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -62,6 +66,18 @@ impl Storage {
             _ => Ok(()),
         }
     }
+
+    /// Lets the system have the memory of a mapped file's bytes; they are read from the file when they are used again.
+    pub fn forget(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Storage::Mapped(map) = self
+            && !range.is_empty()
+        {
+            // SAFETY: the map is of a file and is never written, so that its pages come back as they were. (A file that changed
+            // meanwhile: see `map`.)
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        }
+    }
 }
 
 impl Deref for Storage {
@@ -69,7 +85,7 @@ impl Deref for Storage {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Storage::Mapped(map) => map,
+            Storage::Mapped(map) | Storage::Anonymous(map) => map,
             Storage::Memory(bytes) => bytes,
         }
     }

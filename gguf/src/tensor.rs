@@ -80,6 +80,12 @@ impl TensorBytes {
         let copy = TensorBytes { storage: Arc::new(Storage::copy(&self)?), range };
         if is_aligned(&copy) { Ok(copy) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
+
+    /// Lets the system have the memory that the bytes take, if they are a mapped file's: they are read from the file if they are used
+    /// again.
+    pub fn forget(self) {
+        self.storage.forget(self.range);
+    }
 }
 
 impl Deref for TensorBytes {

@@ -433,7 +433,9 @@ fn adapters_of_fused_matrices() {
     let file = Gguf::open(fixture("archs/phi3-f32.gguf")).unwrap();
     // llama.cpp runs phi3 without its sliding window.
     let overrides = vec![("phi3.attention.sliding_window".into(), Value::U32(0))];
-    let phi3 = Arc::new(Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap());
+    let phi3 = Arc::new(
+        Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides, ..ModelOptions::default() }).unwrap(),
+    );
     let tokens = tokens(&fixture("archs/phi3.long.json"));
     let adapter = Adapter::read(&Gguf::open(fixture("train/phi3-adapter.gguf")).unwrap(), &phi3).unwrap();
     let names: Vec<String> = adapter.pairs.keys().map(|name| name.to_string()).collect();

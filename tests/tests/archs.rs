@@ -156,7 +156,7 @@ fn rope_factors_follow_the_context() {
     let run = |keep: &[TensorRole], n_ctx: usize, original: u32| {
         let file = tiny_with(arch, GgmlType::F32, false, 5, |s| s.required || keep.contains(&s.name.role));
         let key = "phi3.rope.scaling.original_context_length".to_owned();
-        let options = ModelOptions { overrides: vec![(key, Value::U32(original))] };
+        let options = ModelOptions { overrides: vec![(key, Value::U32(original))], ..ModelOptions::default() };
         let model = Arc::new(Model::load(open(&file), cpu(1, SimdLevel::detect()), options).unwrap());
         let mut context = Context::new(model, ContextOptions { n_ctx, ..ContextOptions::default() }).unwrap();
         let mut out = Vec::new();
@@ -174,7 +174,7 @@ fn rope_factors_follow_the_context() {
 fn tiny_gemma3(overrides: &[(&str, Value)]) -> Result<Arc<Model>, fabric_engine::Error> {
     let file = open(&tiny(arch::find("gemma3").unwrap(), GgmlType::F32, false, 5));
     let overrides = overrides.iter().map(|(k, v)| (format!("gemma3.{k}"), v.clone())).collect();
-    Model::load(file, cpu(1, SimdLevel::detect()), ModelOptions { overrides }).map(Arc::new)
+    Model::load(file, cpu(1, SimdLevel::detect()), ModelOptions { overrides, ..ModelOptions::default() }).map(Arc::new)
 }
 
 /// Through two layers that each show 5 tokens, a token reaches 8 tokens ahead and no further.

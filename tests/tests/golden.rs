@@ -82,7 +82,8 @@ fn random_models_agree_with_transformers() {
 fn with_overrides(arch: &str, text: &str, overrides: &[(&str, Value)]) -> Vec<f32> {
     let file = Gguf::open(fixture(&format!("archs/{arch}-f32.gguf"))).unwrap();
     let overrides = overrides.iter().map(|(k, v)| (format!("{arch}.{k}"), v.clone())).collect();
-    let model = Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap();
+    let model =
+        Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides, ..ModelOptions::default() }).unwrap();
     logits(&Arc::new(model), &tokens(&fixture(&format!("archs/{text}.json"))), 512)
 }
 

@@ -116,7 +116,8 @@ fn types_that_cannot_be_are_refused() {
     // Twice as many heads, each half as wide.
     let file = open(&tiny(ARCHITECTURES[0], GgmlType::F32, false, 5));
     let heads = [("bitnet.attention.head_count", 16), ("bitnet.attention.head_count_kv", 4)];
-    let options = ModelOptions { overrides: heads.map(|(key, n)| (key.into(), Value::U32(n))).into() };
+    let overrides = heads.map(|(key, n)| (key.into(), Value::U32(n))).into();
+    let options = ModelOptions { overrides, ..ModelOptions::default() };
     let tiny = Arc::new(Model::load(file, cpu(1, SimdLevel::detect()), options).unwrap());
     let refused = |types| match Context::new(tiny.clone(), with_types(16, types)) {
         Ok(_) => panic!("{types:?}"),
@@ -181,7 +182,9 @@ fn a_shift_of_one_layer_is_as_if_the_tokens_had_never_been() {
             let file = open(&one_layer(*arch, 5));
             let overrides = [("attention.sliding_window_pattern", 1 - local), ("rope.dimension_count", 24)];
             let overrides = overrides.map(|(key, v)| (format!("{name}.{key}"), Value::U32(v))).into();
-            let tiny = Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap();
+            let tiny =
+                Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides, ..ModelOptions::default() })
+                    .unwrap();
             let tiny = Arc::new(tiny);
             let mut text = tokens(n);
             let options = with_types(64, [ty; 2]);

@@ -18,7 +18,9 @@ fn tokens(n: usize) -> Vec<u32> {
 fn model(arch: &dyn Architecture, seed: u64, overrides: &[(&str, Value)]) -> Arc<Model> {
     let file = Gguf::from_bytes(tiny(arch, GgmlType::F16, false, seed)).unwrap();
     let overrides = overrides.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
-    Arc::new(Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides }).unwrap())
+    Arc::new(
+        Model::load(file, cpu(2, SimdLevel::detect()), ModelOptions { overrides, ..ModelOptions::default() }).unwrap(),
+    )
 }
 
 fn context(model: &Arc<Model>, ty: GgmlType) -> Context {

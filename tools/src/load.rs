@@ -82,7 +82,9 @@ pub fn on_cpu(args: &ModelArgs, flags: &DeviceArgs) -> Result<Arc<Model>, Error>
 }
 
 fn bind(args: &ModelArgs, gguf: Gguf, device: Device, overrides: Vec<(String, Value)>) -> Result<Model, Error> {
-    Model::load(gguf, device, ModelOptions { overrides }).map_err(|source| match &args.model {
+    // What is not mapped, or is to stay in memory, would be there twice.
+    let repack = args.repack && args.mmap_mlock() == (true, false);
+    Model::load(gguf, device, ModelOptions { overrides, repack }).map_err(|source| match &args.model {
         Some(path) => Error::Model { path: path.clone(), source },
         None => source.into(),
     })

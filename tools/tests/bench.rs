@@ -226,7 +226,7 @@ fn two_outputs_and_progress() {
 /// The limits are measured, and both kinds of tests are held to theirs.
 #[test]
 fn the_floor() {
-    let text = quick(&["-pg", "2,2", "--floor", "-t", "1", "-o", "json", "-r", "1"]);
+    let text = quick(&["-pg", "2,2", "--floor", "-t", "1", "-o", "json", "-r", "1", "--repack", "0"]);
     let all: Json = serde_json::from_str(&text).unwrap();
     let number = |test: usize, name: &str| all[test][name].as_f64();
     let (memory, int8) = (number(0, "floor_memory_gbs").unwrap(), number(0, "floor_int8_tops").unwrap());

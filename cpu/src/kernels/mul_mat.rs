@@ -1,17 +1,21 @@
 //! mul_mat as steps: activations rounded by all threads, then rows of weights shared out.
 
 use super::elementwise::Then;
+use crate::mul_mat::packed::tables_size;
 use crate::mul_mat::{ActFormat, WeightKind, act_size, act_stride, mul_mat as multiply, prepare, scratch_size};
 use crate::program::{Compiler, Step, Weights, Work};
 use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
 use ggml_ops::{OpError, TensorDesc};
 
-/// How these weights are multiplied.
+/// How these weights are multiplied; of packed ones, the rows of a block are known.
 ///
 /// # Errors
 /// [`OpError::Unsupported`] for a type without a kernel.
-pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc) -> Result<WeightKind, OpError> {
+pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc, packed: Option<usize>) -> Result<WeightKind, OpError> {
+    if let (Some(height), Some(d)) = (packed, op.uniform_scale) {
+        return Ok(WeightKind::TernaryPacked { height, d });
+    }
     WeightKind::new(w.ty, op.uniform_scale).ok_or_else(|| OpError::Unsupported {
         backend: "cpu",
         op: "mul_mat",
@@ -39,11 +43,13 @@ fn one_batch(level: SimdLevel, kind: WeightKind, x: &TensorDesc) -> usize {
 
 pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     let (level, dst, w, x) = (c.level, c.dst, c.src[0], c.src[1]);
-    let kind = weight_kind(op, &w.desc)?;
+    let kind = weight_kind(op, &w.desc, w.packed)?;
     let format = kind.act_format();
     let (k, n_out) = (w.desc.ne[0], w.desc.ne[1]);
     let (n, batches) = (x.desc.ne[1], x.desc.ne[2] * x.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(scratch_size(level, kind, k));
+    let tables = tables_size(kind, k, n);
+    c.shared.kept = c.shared.kept.max(tables);
     let in_place = in_place(kind, &w.desc, n);
     let missing = || OpError::Backend { backend: "cpu", what: "no memory was planned for activations".into() };
     let memory = if in_place { None } else { Some(c.shared.activations.clone().ok_or_else(missing)?) };
@@ -78,15 +84,15 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
     }
 
     // Rows one after the other in memory are multiplied together; others (views of a permuted tensor) one by one.
-    let dense = w.desc.nb[1] == kind.row_bytes(k);
-    let grain = if dense { row_grain(n_out, c.threads) } else { 1 };
+    let dense = w.packed.is_some() || w.desc.nb[1] == kind.row_bytes(k);
+    let grain = if dense { row_grain(n_out, c.threads).next_multiple_of(w.packed.unwrap_or(1)) } else { 1 };
     let portions = n_out.div_ceil(grain);
     // Few rows are shared out by tokens. (One token may remain, which takes whole registers of x.)
     let by_tokens = dense && in_place && k.is_multiple_of(16) && portions * batches < c.threads;
     let token_grain = if by_tokens { n.div_ceil(2 * c.threads).next_multiple_of(8) } else { n };
     let parts = n.div_ceil(token_grain);
     let (r2, r3) = (x.desc.ne[2] / w.desc.ne[2], x.desc.ne[3] / w.desc.ne[3]);
-    let (start, row_bytes) = (w.span().start, w.desc.nb[1]);
+    let (start, row_bytes) = (w.span().start, if dense { kind.row_bytes(k) } else { w.desc.nb[1] });
     // Within one batch the weights of a portion are known before its turn.
     let weights = if batches == 1 && dense && !by_tokens {
         Weights { start, size: n_out * row_bytes, portion: grain * row_bytes }
@@ -117,7 +123,8 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
                 let columns = r0..r1;
                 let (from, r0, r1, to) =
                     if dense { (from, r0, r1, to) } else { (from.add(r0 * row_bytes), 0, 1, to.add(r0)) };
-                multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, work.scratch, work.fetch);
+                let scratch = if tables > 0 { work.kept } else { work.scratch };
+                multiply(level, kind, k, from, r0, r1, n, act, act_stride, to, y_stride, scratch, work.fetch);
                 Then::apply(&then, level, &dst, columns, t0..t0 + n, (i2, i3));
             }
         });

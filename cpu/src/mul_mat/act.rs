@@ -4,7 +4,7 @@
 //! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes, a
 //! multiple of 64.
 
-use super::{ActFormat, QK, QK_K, amx};
+use super::{ActFormat, QK, QK_K, amx, packed};
 use crate::simd::{Floats, SimdLevel};
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
@@ -33,13 +33,15 @@ pub(super) struct Q8K {
     pub d: f32,
 }
 
-/// What follows the int8 values of a token of [`ActFormat::I8Tq1`] or [`ActFormat::I8Tq2`].
+/// What follows the int8 values of a token of [`ActFormat::I8Tq1`], [`ActFormat::I8Tq2`] or [`ActFormat::Packed`].
 #[repr(C, align(64))]
 pub(super) struct I8Tail {
     /// `a / 127`.
     pub scale: f32,
     /// Sum of all values.
     pub sum: i32,
+    /// Of a token for packed weights, what no other has.
+    pub id: u64,
 }
 
 /// The order of the int8 values of a token within a block of 256.
@@ -85,6 +87,7 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
         }
         ActFormat::Q8_0 | ActFormat::Q8KPairs => k.div_ceil(64) * size_of::<Q8Pair>(),
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
+        ActFormat::Packed => packed::record_size(k),
     }
 }
 
@@ -93,6 +96,10 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
 /// # Safety
 /// `dst` has room for a record and is aligned to 64 bytes; `level` is supported.
 pub(super) unsafe fn token(level: SimdLevel, fmt: ActFormat, n: usize, x: &[f32], dst: *mut u8) {
+    if fmt == ActFormat::Packed {
+        // SAFETY: the caller's promises, and weights are packed only where their kernels run.
+        return unsafe { packed::token(n, x, dst) };
+    }
     let order = I8Order::of(level, fmt, n);
 
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -127,6 +134,7 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
             ActFormat::Q8_0 => q8_0(x, dst.cast()),
             ActFormat::Q8K => q8_k(x, dst.cast()),
             ActFormat::Q8KPairs => q8_k_pairs(x, dst.cast()),
+            ActFormat::Packed => unreachable!("they have a preparation of their own"),
         }
     }
 }
@@ -159,7 +167,7 @@ pub(super) fn round_f16(v: f32) -> f32 {
 
 /// The largest absolute value; NaN counts as nothing.
 #[inline(always)]
-fn absmax(x: &[f32]) -> f32 {
+pub(super) fn absmax(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (groups, rest) = x.as_chunks::<16>();
     for group in groups {
@@ -176,7 +184,7 @@ fn absmax(x: &[f32]) -> f32 {
 
 /// `rne(x_i * e)`. The clamp changes no finite quotient: |x_i * e| rounds to 127 at most.
 #[inline(always)]
-fn quantize<const N: usize>(x: &[f32], e: f32) -> [i8; N] {
+pub(super) fn quantize<const N: usize>(x: &[f32], e: f32) -> [i8; N] {
     let mut q = [0; N];
     for (q, &v) in q.iter_mut().zip(x) {
         let v = (v * e + 12_582_912.0) - 12_582_912.0;
@@ -210,7 +218,7 @@ unsafe fn i8_token(order: I8Order, x: &[f32], dst: *mut u8) {
     }
     // SAFETY: the tail follows the blocks, which are a multiple of 64 bytes.
     unsafe {
-        dst.cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum });
+        dst.cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum, id: 0 });
     }
 }
 

@@ -8,11 +8,13 @@
 //! The sums are exact, so the bits are those of every other level.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use gguf::GgmlType;
 
 use super::act::I8Tail;
 use super::fetch::Ahead;
+use super::packed::{self, product};
 use super::vector::Simd;
 use super::{Job, QK_K, TernaryType};
 #[cfg(not(test))]
@@ -66,9 +68,12 @@ pub(super) fn takes(level: SimdLevel, n: usize) -> bool {
     level == SimdLevel::Amx && n >= MIN_TOKENS
 }
 
+/// Bytes of the sums that scratch memory begins with.
+pub(super) const SUMS_SIZE: usize = GROUPS * size_of::<Panel<i32>>();
+
 /// Bytes of scratch memory: sums, then unpacked rows.
 pub(super) fn scratch_size(k: usize) -> usize {
-    GROUPS * size_of::<Panel<i32>>() + ROWS * k
+    SUMS_SIZE + ROWS * k
 }
 
 /// One scale in the whole tensor.
@@ -90,6 +95,32 @@ pub(super) unsafe fn uniform(ty: TernaryType, d: f32, job: &Job) {
     unsafe { run::<crate::amx::emulated::Tiles>(ty, d, job) }
 }
 
+/// As [`uniform`], of packed weights.
+///
+/// # Safety
+/// As [`uniform`]; the processor has AVX-512 VBMI.
+#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
+pub(super) unsafe fn packed(d: f32, height: usize, job: &Job) {
+    #[cfg(not(test))]
+    type T = Amx;
+    #[cfg(test)]
+    type T = crate::amx::emulated::Tiles;
+    let mut ahead = Ahead::new(job);
+    // SAFETY: the caller's promises; the scratch memory has room for sums and 64 rows.
+    unsafe {
+        let weights = job.scratch.add(SUMS_SIZE);
+        let tiles = T::configure();
+        for r in (job.r0..job.r1).step_by(packed::ROWS) {
+            product::unpack(height, job, r, weights, &mut ahead);
+            for half in 0..packed::ROWS / ROWS {
+                let at = [weights.add(2 * half * 64).cast_const(), weights.add((2 * half + 1) * 64)];
+                let right = Two { at, line: product::QUAD, next: LINES * product::QUAD };
+                multiply(&tiles, d, job, r + half * ROWS, ROWS, product::padded(job.k), right);
+            }
+        }
+    }
+}
+
 #[inline(always)]
 unsafe fn run<T: Unpack>(ty: TernaryType, d: f32, job: &Job) {
     let steps = job.k / 64;
@@ -97,45 +128,56 @@ unsafe fn run<T: Unpack>(ty: TernaryType, d: f32, job: &Job) {
     // SAFETY: the caller has AMX, where T needs it; rows are below r1, and tokens below n or in the room that act_size
     // leaves after them.
     unsafe {
-        let sums = job.scratch.cast::<Panel<i32>>();
-        let weights = sums.add(GROUPS).cast::<u8>();
+        let weights = job.scratch.add(SUMS_SIZE);
         let tiles = T::configure();
         let mut r0 = job.r0;
         while r0 < job.r1 {
             let rows = ROWS.min(job.r1 - r0);
             unpack::<T>(ty, job, r0, weights, &mut ahead);
             unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
-            for t0 in (0..job.n).step_by(GROUPS * 2 * TOKENS) {
-                let tokens = (job.n - t0).min(GROUPS * 2 * TOKENS);
-                let mut step = 0;
-                while step < steps {
-                    let count = CHUNK.min(steps - step);
-                    let w = weights.add(step * TILE);
-                    for g in 0..tokens.div_ceil(2 * TOKENS) {
-                        let t = t0 + g * 2 * TOKENS;
-                        let x0 = job.token(t).add(64 * step);
-                        // Of the last tokens there may be one tile: it is multiplied twice.
-                        let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
-                        let left = Two { at: [x0, x1], line: job.act_stride, next: 64 };
-                        let right = Two { at: [w, w.add(steps * TILE)], line: 64, next: TILE };
-                        tiles.dot_i8(&left, &right, count, step > 0, sums.add(g));
-                    }
-                    step += count;
-                }
-                store(d, job, r0, rows, t0, tokens, sums);
-            }
+            let at = [weights.cast_const(), weights.add(steps * TILE)];
+            multiply(&tiles, d, job, r0, rows, job.k, Two { at, line: 64, next: TILE });
             r0 += rows;
+        }
+    }
+}
+
+/// Multiplies `rows` rows from `r0`, in two tiles side by side, with all tokens, which have `k` values.
+#[inline(always)]
+unsafe fn multiply<T: Tiles>(tiles: &T, d: f32, job: &Job, r0: usize, rows: usize, k: usize, right: Two) {
+    let steps = k / 64;
+    // SAFETY: the caller's promises.
+    unsafe {
+        let sums = job.scratch.cast::<Panel<i32>>();
+        for t0 in (0..job.n).step_by(GROUPS * 2 * TOKENS) {
+            let tokens = (job.n - t0).min(GROUPS * 2 * TOKENS);
+            let mut step = 0;
+            while step < steps {
+                let count = CHUNK.min(steps - step);
+                for g in 0..tokens.div_ceil(2 * TOKENS) {
+                    let t = t0 + g * 2 * TOKENS;
+                    let x0 = job.token(t).add(64 * step);
+                    // Of the last tokens there may be one tile: it is multiplied twice.
+                    let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
+                    let left = Two { at: [x0, x1], line: job.act_stride, next: 64 };
+                    let right = Two { at: right.at.map(|w| w.add(step * right.next)), ..right };
+                    tiles.dot_i8(&left, &right, count, step > 0, sums.add(g));
+                }
+                step += count;
+            }
+            store(d, job, r0, rows, t0..t0 + tokens, k, sums);
         }
     }
 }
 
 /// Writes the results of a panel of rows and tokens.
 #[inline(always)]
-unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, t0: usize, tokens: usize, sums: *const Panel<i32>) {
-    for t in 0..tokens {
+unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, tokens: Range<usize>, k: usize, sums: *const Panel<i32>) {
+    let t0 = tokens.start;
+    for t in 0..tokens.len() {
         // SAFETY: the token is below n; all panels of these tokens were written; rows are below r1.
         unsafe {
-            let tail = &*job.token(t0 + t).add(job.k).cast::<I8Tail>();
+            let tail = &*job.token(t0 + t).add(k).cast::<I8Tail>();
             let scale = d * tail.scale;
             let panel = &*sums.add(t / (2 * TOKENS));
             let (half, t_in) = (t / TOKENS % 2, t % TOKENS);

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::amx;
 use super::vector::Simd;
 use super::vector_avx2::{self, Avx2};
-use super::{TernaryType, WeightKind, act_size, act_stride, mul_mat, prepare, scratch_size};
+use super::{TernaryType, WeightKind, act_size, act_stride, mul_mat, packed, prepare, scratch_size};
 use crate::amx::emulated::Tiles;
 use crate::simd::SimdLevel;
 
@@ -125,6 +125,32 @@ fn amx_has_the_bits_of_the_definitions() {
             for &n in tokens {
                 check(SimdLevel::Amx, kind, k, n, |_| {});
             }
+        }
+    }
+}
+
+/// Packed weights: two blocks, the second lower, and both halves of 64 rows.
+#[test]
+fn amx_multiplies_packed_weights() {
+    if !packed::supported(SimdLevel::Amx) {
+        return;
+    }
+    #[repr(align(64))]
+    struct Aligned([u8; 192 * 256]);
+    let (rows, height, d) = (192, 128, -0.021);
+    for (k, n) in [(256, 8), (512, 33), (1280, 16)] {
+        let mut next = noise(11);
+        let bytes: Vec<u8> = (0..rows * k / 256 * 54).map(|_| next() as u8).collect();
+        let mut weights = Box::new(Aligned([0; _]));
+        let weights = &mut weights.0[..rows * packed::groups(k)];
+        assert!(packed::pack(TernaryType::Tq1_0, k, height, &bytes, weights));
+        let x: Vec<f32> = (0..n * k).map(|_| next() as i32 as f32 / 1e9 - 1.0).collect();
+        for rows in [0..rows, 0..128, 128..192] {
+            let got = multiply(SimdLevel::Amx, WeightKind::TernaryPacked { height, d }, k, weights, rows.clone(), &x);
+            let want = WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d };
+            let want = multiply(SimdLevel::Scalar, want, k, &bytes, rows.clone(), &x);
+            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&got) == bits(&want), "k {k} n {n} {rows:?}");
         }
     }
 }

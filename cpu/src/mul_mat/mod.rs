@@ -23,6 +23,7 @@ mod fetch;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod k_quants;
+pub(crate) mod packed;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 #[cfg(target_arch = "x86_64")]
@@ -68,6 +69,8 @@ pub enum ActFormat {
     Q8K,
     /// The same, in the layout of `Q8_0`, for IQ4_XS weights.
     Q8KPairs,
+    /// int8 with one scale per token, for packed ternary weights.
+    Packed,
 }
 
 /// How ternary weights are stored.
@@ -92,6 +95,13 @@ pub enum WeightKind {
     TernaryUniform {
         /// The storage of the blocks.
         ty: TernaryType,
+        /// The scale.
+        d: f32,
+    },
+    /// Ternary weights of one scale, packed for processors with AVX-512 VBMI (`packed`).
+    TernaryPacked {
+        /// Rows of a block.
+        height: usize,
         /// The scale.
         d: f32,
     },
@@ -136,13 +146,15 @@ impl WeightKind {
                 ActFormat::Q8_0
             }
             Self::Iq4Xs => ActFormat::Q8KPairs,
+            Self::TernaryPacked { .. } => ActFormat::Packed,
             Self::Ternary(_) | Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => ActFormat::Q8K,
         }
     }
 
-    /// How the weights are stored.
-    pub fn ggml_type(self) -> GgmlType {
-        match self {
+    /// The file's type of weights that are stored as in a file.
+    pub fn ggml_type(self) -> Option<GgmlType> {
+        Some(match self {
+            Self::TernaryPacked { .. } => return None,
             Self::F32 => GgmlType::F32,
             Self::F16 => GgmlType::F16,
             Self::Bf16 => GgmlType::BF16,
@@ -160,7 +172,7 @@ impl WeightKind {
             Self::Q4K => GgmlType::Q4_K,
             Self::Q5K => GgmlType::Q5_K,
             Self::Q6K => GgmlType::Q6_K,
-        }
+        })
     }
 
     /// The kind of a tensor of type `ty`; `uniform` is the one scale of a ternary tensor, if it has one
@@ -193,9 +205,9 @@ impl WeightKind {
         })
     }
 
-    /// Bytes of a row of `k` elements, a multiple of the type's block size.
+    /// Bytes of a row of `k` elements, a multiple of the type's block size. (Those of packed rows do not lie together.)
     pub fn row_bytes(self, k: usize) -> usize {
-        k / self.ggml_type().block_size() * self.ggml_type().type_size()
+        self.ggml_type().map_or(packed::groups(k), |ty| k / ty.block_size() * ty.type_size())
     }
 }
 
@@ -243,6 +255,10 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
         },
         #[cfg(target_arch = "x86_64")]
         _ => match kind {
+            WeightKind::TernaryPacked { .. } => {
+                let sums = if level == SimdLevel::Amx { amx::SUMS_SIZE } else { 0 };
+                sums + packed::product::scratch_size(k)
+            }
             WeightKind::F32 | WeightKind::F16 | WeightKind::Bf16 => float::scratch_size(k),
             WeightKind::TernaryUniform { .. } if level == SimdLevel::Amx => {
                 amx::scratch_size(k).max(panel::size(ternary::Uniform::unpacked_size(k)))
@@ -353,7 +369,8 @@ impl Job<'_> {
 /// - `level` is supported by the CPU ([`SimdLevel::supported`]).
 /// - `k` is a multiple of the type's block size; `r0 <= r1`.
 /// - `w` points to row 0 of a matrix of at least `r1` rows of [`WeightKind::row_bytes`]; any bytes will do, aligned to
-///   nothing.
+///   nothing. If packed, it is aligned to 64 and the processor has the kernels; `r0` and `r1` are the first rows of blocks, or `r1` is
+///   the number of rows.
 /// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format, [`act_stride`] bytes apart. In
 ///   [`ActFormat::F32`] they may as well be any tokens of those prepared together, or rows of floats at any distance if k is a
 ///   multiple of 16, or 8 and n above 1.
@@ -401,6 +418,7 @@ unsafe fn vector(kind: WeightKind, job: &Job) {
             WeightKind::F32 => float::mul_mat::<float::F32>(job),
             WeightKind::F16 => float::mul_mat::<float::F16>(job),
             WeightKind::Bf16 => float::mul_mat::<float::Bf16>(job),
+            WeightKind::TernaryPacked { height, d } => packed::mul_mat(d, height, job),
             WeightKind::TernaryUniform { ty, d } if amx::takes(job.level, job.n) => amx::uniform(ty, d, job),
             WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
             WeightKind::Ternary(ty) => ternary::scaled(ty, job),

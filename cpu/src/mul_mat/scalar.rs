@@ -11,6 +11,8 @@ use ggml_ops::quants::{
 
 use super::{ActFormat, Job, QK, QK_K, TernaryType, WeightKind};
 
+const NOT_PACKED: &str = "weights are packed for levels that have kernels for them";
+
 /// Bytes of a prepared token, before rounding up to 64. int8 tokens start with their scale.
 pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
     match fmt {
@@ -18,6 +20,7 @@ pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
         ActFormat::Q8K | ActFormat::Q8KPairs => k / QK_K * size_of::<BlockActQ8K>(),
+        ActFormat::Packed => unreachable!("{NOT_PACKED}"),
     }
 }
 
@@ -40,6 +43,7 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
         }
         ActFormat::Q8_0 => act::quantize_q8_0(x, bytemuck::cast_slice_mut(dst)),
         ActFormat::Q8K | ActFormat::Q8KPairs => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
+        ActFormat::Packed => unreachable!("{NOT_PACKED}"),
     }
 }
 
@@ -62,6 +66,7 @@ pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
             }),
             WeightKind::TernaryUniform { ty: Tq1_0, d } => ternary_uniform::<BlockTq1_0>(d, job),
             WeightKind::TernaryUniform { ty: Tq2_0, d } => ternary_uniform::<BlockTq2_0>(d, job),
+            WeightKind::TernaryPacked { .. } => unreachable!("{NOT_PACKED}"),
             WeightKind::Ternary(Tq1_0) => each::<BlockTq1_0, _>(job, dot::dot_ternary_q8_k),
             WeightKind::Ternary(Tq2_0) => each::<BlockTq2_0, _>(job, dot::dot_ternary_q8_k),
             WeightKind::Q8_0 => each::<BlockQ8_0, BlockActQ8_0>(job, dot::dot_q8_0),

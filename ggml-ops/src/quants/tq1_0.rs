@@ -76,14 +76,16 @@ impl Ternary for BlockTq1_0 {
 
     fn weights(&self) -> [i8; 256] {
         let mut w = [0; 256];
-        let mut bytes = self.qs.iter().chain(&self.qh);
+        let mut fractions = self.qs.iter().chain(&self.qh).copied();
         for (first, len, trits) in GROUPS {
-            for (m, &byte) in bytes.by_ref().take(len).enumerate() {
-                let mut fraction = byte;
-                for n in 0..trits {
-                    let carry = u16::from(fraction) * 3;
-                    w[first + n * len + m] = (carry >> 8) as i8 - 1;
-                    fraction = carry as u8;
+            let mut group = [0; 32];
+            let group = &mut group[..len];
+            group.fill_with(|| fractions.next().unwrap_or_default());
+            for w in w[first..first + len * trits].chunks_exact_mut(len) {
+                for (w, fraction) in w.iter_mut().zip(group.iter_mut()) {
+                    let carry = u16::from(*fraction) * 3;
+                    *w = (carry >> 8) as i8 - 1;
+                    *fraction = carry as u8;
                 }
             }
         }

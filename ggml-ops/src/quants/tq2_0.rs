@@ -55,9 +55,11 @@ impl Ternary for BlockTq2_0 {
     /// Code 3, which no quantizer makes, is weight 2.
     fn weights(&self) -> [i8; 256] {
         let mut w = [0; 256];
-        for (i, w) in w.iter_mut().enumerate() {
-            let code = (self.qs[i / 128 * 32 + i % 32] >> (i / 32 % 4 * 2)) & 3;
-            *w = code as i8 - 1;
+        let (halves, _) = self.qs.as_chunks::<32>();
+        for (i, w) in w.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (w, q) in w.iter_mut().zip(&halves[i / 4]) {
+                *w = ((q >> (i % 4 * 2)) & 3) as i8 - 1;
+            }
         }
         w
     }

@@ -82,12 +82,6 @@ pub const MAIN: &[Absent] = &[
         Nothing,
         Ignored("tokens are always chosen on the CPU"),
     ),
-    row(
-        &["--repack", "-nr", "--no-repack"],
-        "LLAMA_ARG_REPACK",
-        Nothing,
-        Ignored("weights are used as they lie in the file"),
-    ),
     row(&["-tb", "--threads-batch"], "", Value, Ignored("prompts run on the threads of -t too")),
     row(&["-C", "--cpu-mask"], "", Value, SCHEDULING),
     row(&["-Cr", "--cpu-range"], "", Value, SCHEDULING),

@@ -27,6 +27,9 @@ pub struct Argv {
     pub warnings: Vec<String>,
 }
 
+/// Aliases of switches that say no.
+const NEGATIVE: [&str; 1] = ["nr"];
+
 enum Target<'a> {
     /// An argument, with the value that the spelling implies.
     Known(&'a Arg, Option<&'static str>),
@@ -42,6 +45,10 @@ pub fn spellings(arg: &Arg) -> Vec<(String, Option<&'static str>)> {
     let two_dashes = arg.get_long().into_iter().chain(arg.get_aliases().unwrap_or_default());
     let names = one_dash.into_iter().map(|name| ("-", name)).chain(two_dashes.map(|name| ("--", name)));
     for (dashes, name) in names {
+        if switch && NEGATIVE.contains(&name) {
+            all.push((format!("{dashes}{name}"), Some("false")));
+            continue;
+        }
         all.push((format!("{dashes}{name}"), implied));
         if switch {
             all.push((format!("{dashes}no-{name}"), Some("false")));

@@ -107,6 +107,9 @@ pub struct BenchArgs {
     /// How files are read (list): auto, none, mmap, mlock, mmap+mlock or dio
     #[arg(long, visible_alias = "lm", value_name = "MODE", default_value = "auto", value_parser = load_modes, help_heading = "Tests")]
     pub load_mode: Vec<List<LoadMode>>,
+    /// 1: copy ternary weights to an order that the CPU multiplies faster; 0: not (list)
+    #[arg(long, value_name = "0|1", default_value = "1", value_parser = repack, help_heading = "Tests")]
+    pub repack: Vec<List<bool>>,
     /// How often each test is repeated; the results are the mean and the standard deviation
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub repetitions: u32,
@@ -164,7 +167,6 @@ pub const ABSENT: &[Absent] = &[
     row(&["-ot", "--override-tensor"], Takes::Value, GPU),
     row(&["-nopo", "--no-op-offload"], Takes::Value, GPU),
     row(&["--no-host"], Takes::Value, GPU),
-    row(&["--repack"], Takes::Value, Policy::Ignored("weights are used as they lie in the file")),
     row(
         &["-mmp", "--mmap"],
         Takes::Value,
@@ -281,6 +283,15 @@ fn device_names(text: &str) -> Result<List<DeviceList>, String> {
 
 fn gpu_layers_list(text: &str) -> Result<List<GpuLayers>, String> {
     text.split(',').map(gpu_layers).collect::<Result<_, _>>().map(List)
+}
+
+fn repack(text: &str) -> Result<List<bool>, String> {
+    let values = text.split(',').map(|value| match value {
+        "0" => Ok(false),
+        "1" => Ok(true),
+        _ => Err("expected 0 or 1".into()),
+    });
+    values.collect::<Result<_, _>>().map(List)
 }
 
 fn load_modes(text: &str) -> Result<List<LoadMode>, String> {

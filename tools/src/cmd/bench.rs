@@ -79,6 +79,7 @@ fn bench(args: &BenchArgs, log: &Log) -> Result<(), Error> {
 struct Plan {
     models: Vec<Option<PathBuf>>,
     load_modes: Vec<LoadMode>,
+    repack: Vec<bool>,
     batches: Vec<usize>,
     ubatches: Vec<usize>,
     /// Types of K and V.
@@ -106,6 +107,7 @@ impl Plan {
         Plan {
             models: some_or_none(values(&args.model)),
             load_modes: values(&args.load_mode),
+            repack: values(&args.repack),
             batches: values(&args.batch_size),
             ubatches: values(&args.ubatch_size),
             cache_types: {
@@ -128,6 +130,7 @@ impl Plan {
             n_ubatch: self.ubatches != [512],
             cache_types: [0, 1].map(|i| self.cache_types.iter().any(|types| types[i] != GgmlType::F16)),
             load_mode: self.load_modes != [LoadMode::Auto],
+            repack: self.repack != [true],
             simd: !args.simd.is_empty(),
             gpu_layers: !args.n_gpu_layers.is_empty() || self.devices.iter().flatten().any(DeviceList::has_gpu),
             floor: args.floor,
@@ -166,6 +169,7 @@ impl Plan {
         let Plan {
             models,
             load_modes,
+            repack,
             batches,
             ubatches,
             cache_types,
@@ -178,7 +182,7 @@ impl Plan {
         } = self;
         let lens = [models.len(), load_modes.len(), batches.len(), ubatches.len(), threads.len(), simd.len()];
         lens.into_iter()
-            .chain([cache_types.len(), devices.len(), gpu_layers.len(), depths.len(), texts.len()])
+            .chain([repack.len(), cache_types.len(), devices.len(), gpu_layers.len(), depths.len(), texts.len()])
             .fold(1, usize::saturating_mul)
     }
 }
@@ -189,6 +193,7 @@ struct Loaded<'a> {
     model_type: String,
     path: Option<&'a PathBuf>,
     load_mode: LoadMode,
+    repack: bool,
     threads: usize,
     gpu: GpuArgs,
     runs_on: Option<Arc<VulkanBackend>>,
@@ -224,11 +229,13 @@ impl Bench<'_> {
             return self.out.iter_mut().try_for_each(|out| out.header(""));
         }
         for path in &plan.models {
-            for &load_mode in &plan.load_modes {
+            for (&load_mode, &repack) in
+                plan.load_modes.iter().flat_map(|mode| plan.repack.iter().map(move |r| (mode, r)))
+            {
                 for &threads in &plan.threads {
                     for &simd in &plan.simd {
                         for gpu in plan.gpus(self.args) {
-                            let loaded = self.load(path.as_ref(), load_mode, threads, simd, gpu)?;
+                            let loaded = self.load(path.as_ref(), (load_mode, repack), threads, simd, gpu)?;
                             self.tests(plan, &loaded)?;
                             tell_profile(&loaded.gpu, loaded.runs_on.as_ref());
                         }
@@ -266,7 +273,7 @@ impl Bench<'_> {
     fn load<'p>(
         &mut self,
         path: Option<&'p PathBuf>,
-        load_mode: LoadMode,
+        (load_mode, repack): (LoadMode, bool),
         threads: usize,
         simd: Option<SimdLevel>,
         gpu: GpuArgs,
@@ -276,6 +283,7 @@ impl Bench<'_> {
             mmap: true,
             mlock: false,
             load_mode: Some(load_mode),
+            repack,
             override_kv: Vec::new(),
             rope_scaling: None,
             rope_scale: None,
@@ -299,7 +307,7 @@ impl Bench<'_> {
         } else {
             None
         };
-        Ok(Loaded { cost: Cost::of(&model), model, model_type, path, load_mode, threads, gpu, runs_on, limits })
+        Ok(Loaded { cost: Cost::of(&model), model, model_type, path, load_mode, repack, threads, gpu, runs_on, limits })
     }
 
     fn measure(&self, loaded: &Loaded, test: Test) -> Result<Record, Error> {

@@ -32,6 +32,8 @@ pub fn run(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         |args: &FinetuneArgs| &args.logging,
         |args, _, log| {
             let mut args = args.clone();
+            // Gradients go through the weights as they are in the file.
+            args.model.repack = false;
             args.device.bf16_gradients = args.training.backward_type == BackwardType::Bf16;
             if args.adapter.lora_seed == 0 {
                 args.adapter.lora_seed = random_seed(&args)?;

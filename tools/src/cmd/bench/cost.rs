@@ -63,7 +63,9 @@ impl Cost {
             if t.name == embd && !is_output {
                 continue;
             }
-            cost.weight_bytes += t.n_bytes;
+            // Repacked ones have another size than in the file.
+            let loaded = model.weights().iter().find(|(name, _)| name.to_string() == t.name);
+            cost.weight_bytes += loaded.map_or(t.n_bytes, |(_, w)| w.buffer.len() as u64);
             let elements = t.n_elements() as u64;
             match (is_output, t.ne[1] > 1) {
                 (true, _) => cost.output_elements += elements,

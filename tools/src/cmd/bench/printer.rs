@@ -15,6 +15,7 @@ pub(super) struct Columns {
     /// K's and V's.
     pub cache_types: [bool; 2],
     pub load_mode: bool,
+    pub repack: bool,
     pub simd: bool,
     pub gpu_layers: bool,
     pub floor: bool,
@@ -192,6 +193,9 @@ impl Printer {
         }
         if self.columns.load_mode {
             all.push(column("load_mode", 10, true, |r| r.load_mode.clone()));
+        }
+        if self.columns.repack {
+            all.push(column("repack", 6, true, |r| u8::from(r.repack).to_string()));
         }
         if self.columns.simd {
             all.push(column("simd", 10, true, |r| r.simd.clone()));

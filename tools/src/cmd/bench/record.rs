@@ -104,6 +104,7 @@ pub(super) struct Record {
     pub model_n_params: u64,
     pub n_threads: usize,
     pub load_mode: String,
+    pub repack: bool,
     pub simd: String,
     /// `CPU` or `Vulkan`.
     pub backend: &'static str,
@@ -131,7 +132,7 @@ pub(super) enum Reached {
 
 impl Record {
     pub(super) fn new(loaded: &Loaded, test: Test) -> Record {
-        let Loaded { model, model_type, path, load_mode, threads, gpu, runs_on, cost, limits } = loaded;
+        let Loaded { model, model_type, path, load_mode, repack, threads, gpu, runs_on, cost, limits } = loaded;
         let tensors = model.gguf().tensors();
         // "avx2, 8 threads"
         let device = model.device().describe();
@@ -142,6 +143,7 @@ impl Record {
             model_n_params: tensors.iter().map(|t| t.n_elements() as u64).sum(),
             n_threads: *threads,
             load_mode: load_mode_name(*load_mode),
+            repack: *repack,
             simd: device.split(',').next().filter(|_| runs_on.is_none()).unwrap_or_default().to_owned(),
             backend: if runs_on.is_some() { "Vulkan" } else { "CPU" },
             gpu_info: runs_on.as_ref().map(|gpu| gpu.info().name).unwrap_or_default(),
@@ -248,8 +250,8 @@ impl Record {
             text("off"),
             no.clone(),
             zero.clone(),
-            no.clone(),
             no,
+            Value::Bool(self.repack),
             zero.clone(),
             zero,
             int(n_prompt),
