@@ -120,7 +120,7 @@ impl Backend for CpuBackend {
     ) -> Result<Arc<dyn Buffer>, OpError> {
         if uniform_scale.is_some()
             && data.len() == desc.extent()
-            && let Some(repacked) = repack::repack(self.level, self.threads(), desc, &data)?
+            && let Some(repacked) = repack::repack(self.level, self.threads(), desc, &data)
         {
             return Ok(Arc::new(CpuBuffer::Repacked(repacked)));
         }

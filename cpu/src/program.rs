@@ -4,7 +4,7 @@ use crate::CpuBackend;
 use crate::dispatch;
 use crate::kernels::elementwise::Then;
 use crate::memory::{ALIGN, CpuBuffer, Memory};
-use crate::mul_mat::{Fetch, packed};
+use crate::mul_mat::{Fetch, Packing};
 use crate::pool::Pool;
 use crate::simd::SimdLevel;
 use ggml_ops::backend::{Bindings, Buffer, Program};
@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(crate) struct RawTensor {
     ptr: *mut u8,
     pub desc: TensorDesc,
-    /// Of packed weights, the rows of a block (`mul_mat::packed`): they are not where `desc` says.
-    pub packed: Option<usize>,
+    /// How weights are packed, if they are: then they are not where `desc` says.
+    pub packed: Option<Packing>,
 }
 
 // SAFETY: a pointer with a description. Who may touch the bytes when is settled by the steps' barriers.
@@ -95,7 +95,7 @@ impl RawTensor {
     /// The addresses that it covers.
     pub(crate) fn span(&self) -> Range<usize> {
         let [k, rows, ..] = self.desc.ne;
-        let bytes = if self.packed.is_some() { rows * packed::groups(k) } else { self.desc.extent() };
+        let bytes = self.packed.map_or(self.desc.extent(), |packing| rows * packing.row_bytes(k));
         self.ptr as usize..self.ptr as usize + bytes
     }
 }
@@ -264,7 +264,7 @@ impl CpuProgram {
         graph.check_layout()?;
         let plan = Plan::new(&graph, ALIGN);
         let arena = Memory::new(plan.arena)?;
-        let tensors = place(&graph, &plan, &arena, bindings)?;
+        let tensors = place(&graph, &plan, &arena, bindings, backend.level)?;
         let mut shared = Resources::default();
         let bytes = dispatch::activation_bytes(&graph, &tensors, backend);
         if bytes > 0 {
@@ -281,8 +281,7 @@ impl CpuProgram {
             let multiplied = usize::from(matches!(op, Op::MulMat(_)));
             if let Some(at) = raw.iter().skip(multiplied).position(|t| t.packed.is_some()) {
                 let name = &graph.tensor(src[at + multiplied]).name;
-                let what = format!("tensor '{name}' is repacked, and can only be multiplied");
-                return Err(OpError::Backend { backend: "cpu", what });
+                return Err(unreadable(name));
             }
             if dst.desc.elements() == 0 {
                 continue;
@@ -320,6 +319,9 @@ impl CpuProgram {
     fn leaf(&self, id: TensorId, len: usize, exact: bool) -> Result<RawTensor, OpError> {
         let t = self.graph.tensor(id);
         let raw = self.tensors[id.index()].ok_or_else(|| OpError::Unbound { name: t.name.clone() })?;
+        if raw.packed.is_some() {
+            return Err(unreadable(&t.name));
+        }
         let size = t.desc.extent();
         if len > size || (exact && len != size) || !t.desc.is_contiguous() {
             return Err(OpError::Size { name: t.name.clone(), expected: size, got: len });
@@ -328,8 +330,19 @@ impl CpuProgram {
     }
 }
 
+fn unreadable(name: &str) -> OpError {
+    let what = format!("tensor '{name}' is repacked, and can only be multiplied as a whole");
+    OpError::Backend { backend: "cpu", what }
+}
+
 /// Gives every tensor its address.
-fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Result<Vec<Option<RawTensor>>, OpError> {
+fn place(
+    graph: &Graph,
+    plan: &Plan,
+    arena: &Memory,
+    bindings: &Bindings,
+    level: SimdLevel,
+) -> Result<Vec<Option<RawTensor>>, OpError> {
     let mut tensors = Vec::with_capacity(graph.tensors().len());
     for id in graph.ids() {
         let (root, offset) = graph.storage(id);
@@ -347,10 +360,13 @@ fn place(graph: &Graph, plan: &Plan, arena: &Memory, bindings: &Bindings) -> Res
             let writable = matches!(buffer, CpuBuffer::Owned(..));
             if let CpuBuffer::Repacked(repacked) = buffer {
                 if desc != repacked.desc || t.desc != repacked.desc {
-                    let what = format!("tensor '{}' is repacked, and can only be multiplied as a whole", t.name);
+                    return Err(unreadable(&t.name));
+                }
+                if !repacked.packing.is_of(level) {
+                    let what = format!("tensor '{}' is repacked for another processor than {level}", t.name);
                     return Err(OpError::Backend { backend: "cpu", what });
                 }
-                packed = Some(repacked.height);
+                packed = Some(repacked.packing);
             } else if buffer.len() < t.desc.extent() {
                 return Err(OpError::Size { name: t.name.clone(), expected: t.desc.extent(), got: buffer.len() });
             }

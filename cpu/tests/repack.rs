@@ -146,6 +146,54 @@ fn every_place_is_that_of_its_weight() {
     check(TQ2_0, [k, rows, 24], &bytes, &[many]);
 }
 
+/// Tables are made anew for each token: of a batch of single tokens, and of inputs of another width in between.
+#[test]
+fn tables_are_those_of_the_token() {
+    let (shapes, batches) = ([[256, 64], [1536, 128]], 3);
+    let mut rng = fastrand::Rng::with_seed(3);
+    let weights = shapes.map(|[k, rows]| Arc::new(ternary(TQ2_0, k, rows, || SCALE * rng.i32(-1..=1) as f32)));
+    let xs = shapes.map(|[k, _]| (0..k * batches).map(|_| rng.f32() - 0.5).collect::<Vec<f32>>());
+    let run = |cpu: &CpuBackend, repack: bool| -> Vec<Vec<u32>> {
+        let (mut g, mut bindings, mut inputs, mut products) = (Graph::new(), Bindings::new(), Vec::new(), Vec::new());
+        for (([k, rows], bytes), x) in shapes.into_iter().zip(&weights).zip(&xs) {
+            let desc = TensorDesc::new(TQ2_0, &[k, rows]).unwrap();
+            let w = g.weight("w", desc);
+            let load = if repack {
+                cpu.load_multiplied(&desc, Some(SCALE), bytes.clone())
+            } else {
+                cpu.load(&desc, bytes.clone())
+            };
+            bindings.insert(w, load.unwrap());
+            let input = g.input_f32("x", &[k, 1, batches]).unwrap();
+            inputs.push((input, x));
+            products.push((w, input, rows * batches));
+        }
+        let twice = products.iter().chain(&products);
+        let outputs: Vec<_> =
+            twice.map(|&(w, x, n)| (g.op(MulMat { uniform_scale: Some(SCALE) }, &[w, x]).unwrap(), n)).collect();
+        for &(y, _) in &outputs {
+            g.output(y);
+        }
+        let mut program = cpu.compile(Arc::new(g), &bindings).unwrap();
+        for (input, x) in inputs {
+            program.write(input, bytemuck::cast_slice(x)).unwrap();
+        }
+        program.run().unwrap();
+        let read = |&(y, n): &(TensorId, usize)| {
+            let mut out = vec![0u32; n];
+            program.read(y, bytemuck::cast_slice_mut(&mut out)).unwrap();
+            out
+        };
+        outputs.iter().map(read).collect()
+    };
+    let want = run(&cpu(SimdLevel::Scalar, 1), false);
+    for level in SimdLevel::available() {
+        for threads in [1, 2] {
+            assert!(run(&cpu(level, threads), true) == want, "{level}, {threads} threads");
+        }
+    }
+}
+
 /// Two bits of TQ2_0 may say 2, which no packed weight can: such a matrix stays as it is.
 #[test]
 fn a_weight_of_2_is_multiplied_as_it_is() {
@@ -212,6 +260,23 @@ fn repacked_weights_can_only_be_multiplied() {
     for message in [gradient, rows, view] {
         assert!(message.contains("tensor 'blk.0.attn_q.weight' is repacked, and can only be multiplied"), "{message}");
     }
+    let scales = error(&|g, w| {
+        let x = g.input_f32("x", &[256, 1]).unwrap();
+        g.op(MulMat { uniform_scale: None }, &[w, x]).unwrap()
+    });
+    assert!(scales.contains("repacked weights have one scale"), "{scales}");
+    let mut g = Graph::new();
+    let weight = g.weight("blk.0.attn_q.weight", desc);
+    g.output(weight);
+    let bindings = Bindings::from([(weight, w.clone())]);
+    let g = Arc::new(g);
+    let program = cpu.compile(g.clone(), &bindings).unwrap();
+    let error = program.read(weight, &mut vec![0; desc.extent()]).unwrap_err().to_string();
+    assert!(error.contains("is repacked"), "{error}");
+    // Kernels of another level would take it for something else.
+    let scalar = self::cpu(SimdLevel::Scalar, 1);
+    let error = scalar.compile(g, &bindings).err().unwrap().to_string();
+    assert!(error.contains("is repacked for another processor than scalar"), "{error}");
     let read = w.read(0, &mut [0; 4]).unwrap_err().to_string();
     assert!(read.contains("repacked weights cannot be read"), "{read}");
 }

@@ -41,7 +41,7 @@ pub struct Model {
 
 impl Model {
     /// Checks everything about a file, and binds its tensors to the device. Weights stay in the file where the device
-    /// can read them there.
+    /// can read them there and has no better order for them ([`ModelOptions::repack`]).
     ///
     /// # Errors
     /// What is wrong with the file; the message names the key or the tensor.

@@ -69,6 +69,7 @@ impl Storage {
 
     /// Lets the system have the memory of a mapped file's bytes; they are read from the file when they are used again.
     pub fn forget(&self, range: Range<usize>) {
+        let _ = &range;
         #[cfg(unix)]
         if let Storage::Mapped(map) = self
             && !range.is_empty()

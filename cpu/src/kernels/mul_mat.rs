@@ -2,19 +2,22 @@
 
 use super::elementwise::Then;
 use crate::mul_mat::packed::tables_size;
-use crate::mul_mat::{ActFormat, WeightKind, act_size, act_stride, mul_mat as multiply, prepare, scratch_size};
+use crate::mul_mat::{
+    ActFormat, Packing, WeightKind, act_size, act_stride, mul_mat as multiply, prepare, scratch_size,
+};
 use crate::program::{Compiler, Step, Weights, Work};
 use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
 use ggml_ops::{OpError, TensorDesc};
 
-/// How these weights are multiplied; of packed ones, the rows of a block are known.
+/// How these weights are multiplied; of packed ones, it is known how.
 ///
 /// # Errors
 /// [`OpError::Unsupported`] for a type without a kernel.
-pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc, packed: Option<usize>) -> Result<WeightKind, OpError> {
-    if let (Some(height), Some(d)) = (packed, op.uniform_scale) {
-        return Ok(WeightKind::TernaryPacked { height, d });
+pub(crate) fn weight_kind(op: &MulMat, w: &TensorDesc, packed: Option<Packing>) -> Result<WeightKind, OpError> {
+    if let Some(packing) = packed {
+        let missing = || OpError::Backend { backend: "cpu", what: "repacked weights have one scale".into() };
+        return Ok(WeightKind::TernaryPacked { packing, d: op.uniform_scale.ok_or_else(missing)? });
     }
     WeightKind::new(w.ty, op.uniform_scale).ok_or_else(|| OpError::Unsupported {
         backend: "cpu",
@@ -85,7 +88,8 @@ pub(crate) fn mul_mat(c: Compiler, op: &MulMat) -> Result<Vec<Step>, OpError> {
 
     // Rows one after the other in memory are multiplied together; others (views of a permuted tensor) one by one.
     let dense = w.packed.is_some() || w.desc.nb[1] == kind.row_bytes(k);
-    let grain = if dense { row_grain(n_out, c.threads).next_multiple_of(w.packed.unwrap_or(1)) } else { 1 };
+    let grain =
+        if dense { row_grain(n_out, c.threads).next_multiple_of(w.packed.map_or(1, Packing::height)) } else { 1 };
     let portions = n_out.div_ceil(grain);
     // Few rows are shared out by tokens. (One token may remain, which takes whole registers of x.)
     let by_tokens = dense && in_place && k.is_multiple_of(16) && portions * batches < c.threads;

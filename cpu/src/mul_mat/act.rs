@@ -4,7 +4,7 @@
 //! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes, a
 //! multiple of 64.
 
-use super::{ActFormat, QK, QK_K, amx, packed};
+use super::{ActFormat, Packing, QK, QK_K, amx, packed};
 use crate::simd::{Floats, SimdLevel};
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
@@ -33,7 +33,7 @@ pub(super) struct Q8K {
     pub d: f32,
 }
 
-/// What follows the int8 values of a token of [`ActFormat::I8Tq1`], [`ActFormat::I8Tq2`] or [`ActFormat::Packed`].
+/// What follows the int8 values of a token of [`ActFormat::I8Tq1`], [`ActFormat::I8Tq2`], [`ActFormat::Fives`] or [`ActFormat::Threes`].
 #[repr(C, align(64))]
 pub(super) struct I8Tail {
     /// `a / 127`.
@@ -43,6 +43,9 @@ pub(super) struct I8Tail {
     /// Of a token for packed weights, what no other has.
     pub id: u64,
 }
+
+/// Activations do not depend on the height.
+const FIVES: Packing = Packing::Fives { height: packed::ROWS };
 
 /// The order of the int8 values of a token within a block of 256.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,7 +90,8 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
         }
         ActFormat::Q8_0 | ActFormat::Q8KPairs => k.div_ceil(64) * size_of::<Q8Pair>(),
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
-        ActFormat::Packed => packed::record_size(k),
+        ActFormat::Fives => packed::record_size(FIVES, k),
+        ActFormat::Threes => packed::record_size(Packing::Threes, k),
     }
 }
 
@@ -96,35 +100,31 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
 /// # Safety
 /// `dst` has room for a record and is aligned to 64 bytes; `level` is supported.
 pub(super) unsafe fn token(level: SimdLevel, fmt: ActFormat, n: usize, x: &[f32], dst: *mut u8) {
-    if fmt == ActFormat::Packed {
-        // SAFETY: the caller's promises, and weights are packed only where their kernels run.
-        return unsafe { packed::token(n, x, dst) };
-    }
     let order = I8Order::of(level, fmt, n);
 
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn avx2(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+    unsafe fn avx2(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { any_level(fmt, order, x, dst) }
+        unsafe { any_level(fmt, n, order, x, dst) }
     }
     #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-    unsafe fn avx512(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+    unsafe fn avx512(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *mut u8) {
         // SAFETY: the caller's promise.
-        unsafe { any_level(fmt, order, x, dst) }
+        unsafe { any_level(fmt, n, order, x, dst) }
     }
     // SAFETY: the caller promises that the level is supported (in unit tests, it may be emulated).
     unsafe {
         match level.floats() {
-            _ if cfg!(test) && !level.supported() => any_level(fmt, order, x, dst),
-            Floats::Plain => any_level(fmt, order, x, dst),
-            Floats::Avx2 => avx2(fmt, order, x, dst),
-            Floats::Avx512 => avx512(fmt, order, x, dst),
+            _ if cfg!(test) && !level.supported() => any_level(fmt, n, order, x, dst),
+            Floats::Plain => any_level(fmt, n, order, x, dst),
+            Floats::Avx2 => avx2(fmt, n, order, x, dst),
+            Floats::Avx512 => avx512(fmt, n, order, x, dst),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
+unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *mut u8) {
     // SAFETY: `dst` has room for a record of the format and is aligned to 64 bytes (the caller's promise); all of it
     // is written through pointers before a reference to it is made.
     unsafe {
@@ -134,7 +134,8 @@ unsafe fn any_level(fmt: ActFormat, order: I8Order, x: &[f32], dst: *mut u8) {
             ActFormat::Q8_0 => q8_0(x, dst.cast()),
             ActFormat::Q8K => q8_k(x, dst.cast()),
             ActFormat::Q8KPairs => q8_k_pairs(x, dst.cast()),
-            ActFormat::Packed => unreachable!("they have a preparation of their own"),
+            ActFormat::Fives => packed::token(FIVES, n, x, dst),
+            ActFormat::Threes => packed::token(Packing::Threes, n, x, dst),
         }
     }
 }

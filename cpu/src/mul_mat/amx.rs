@@ -5,6 +5,8 @@
 //! that order while they are packed (a quarter or fifth of the work), then unpacked plane by plane. So the activations
 //! follow the planes of the blocks (`act::I8Order`), and a tile of results lies as `y` wants it: tokens, then rows.
 //!
+//! Packed weights are unpacked to the same lines, of 64 rows side by side.
+//!
 //! The sums are exact, so the bits are those of every other level.
 
 use std::arch::x86_64::*;
@@ -14,7 +16,7 @@ use gguf::GgmlType;
 
 use super::act::I8Tail;
 use super::fetch::Ahead;
-use super::packed::{self, product};
+use super::packed::{self, of_tiles as product};
 use super::vector::Simd;
 use super::{Job, QK_K, TernaryType};
 #[cfg(not(test))]

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 use super::amx;
 use super::vector::Simd;
 use super::vector_avx2::{self, Avx2};
-use super::{TernaryType, WeightKind, act_size, act_stride, mul_mat, packed, prepare, scratch_size};
+use super::{Packing, TernaryType, WeightKind, act_size, act_stride, mul_mat, packed, prepare, scratch_size};
 use crate::amx::emulated::Tiles;
 use crate::simd::SimdLevel;
 
@@ -55,7 +55,10 @@ fn multiply(
     let room = |bytes: usize| vec![Line([0xa5; 64]); bytes.div_ceil(64)];
     let (n, fmt) = (x.len() / k, kind.act_format());
     let mut act = room(act_size(level, fmt, k, n));
-    let mut scratch = room(scratch_size(level, kind, k));
+    let mut scratch = room(match packed::tables_size(kind, k, n) {
+        0 => scratch_size(level, kind, k),
+        size => size,
+    });
     let columns = w.len() / kind.row_bytes(k);
     let mut y = vec![f32::NAN; n * columns];
     // SAFETY: the buffers have the sizes asked for; what the level needs is emulated, or checked by the caller.
@@ -129,28 +132,32 @@ fn amx_has_the_bits_of_the_definitions() {
     }
 }
 
-/// Packed weights: two blocks, the second lower, and both halves of 64 rows.
+/// Packed weights: in fives two blocks, the second lower, and both halves of 64 rows.
 #[test]
-fn amx_multiplies_packed_weights() {
-    if !packed::supported(SimdLevel::Amx) {
-        return;
-    }
+fn packed_weights_have_the_bits_of_the_definitions() {
     #[repr(align(64))]
-    struct Aligned([u8; 192 * 256]);
-    let (rows, height, d) = (192, 128, -0.021);
-    for (k, n) in [(256, 8), (512, 33), (1280, 16)] {
-        let mut next = noise(11);
-        let bytes: Vec<u8> = (0..rows * k / 256 * 54).map(|_| next() as u8).collect();
-        let mut weights = Box::new(Aligned([0; _]));
-        let weights = &mut weights.0[..rows * packed::groups(k)];
-        assert!(packed::pack(TernaryType::Tq1_0, k, height, &bytes, weights));
-        let x: Vec<f32> = (0..n * k).map(|_| next() as i32 as f32 / 1e9 - 1.0).collect();
-        for rows in [0..rows, 0..128, 128..192] {
-            let got = multiply(SimdLevel::Amx, WeightKind::TernaryPacked { height, d }, k, weights, rows.clone(), &x);
-            let want = WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d };
-            let want = multiply(SimdLevel::Scalar, want, k, &bytes, rows.clone(), &x);
-            let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            assert!(bits(&got) == bits(&want), "k {k} n {n} {rows:?}");
+    struct Aligned([u8; 192 * 512]);
+    let (rows, d) = (192, -0.021);
+    let fives = Packing::Fives { height: 128 };
+    for (level, packing) in [(SimdLevel::Amx, fives), (SimdLevel::AvxVnni, Packing::Threes)] {
+        if Packing::choose(level, rows, 1).is_none() || !SimdLevel::Avx2.supported() {
+            continue;
+        }
+        for (k, n) in [(256, 1), (256, 8), (512, 33), (1280, 16)] {
+            let mut next = noise(11);
+            let bytes: Vec<u8> = (0..rows * k / 256 * 54).map(|_| next() as u8).collect();
+            let mut weights = Box::new(Aligned([0; _]));
+            let weights = &mut weights.0[..rows * packing.row_bytes(k)];
+            assert!(packed::pack(TernaryType::Tq1_0, packing, k, &bytes, weights));
+            let x: Vec<f32> = (0..n * k).map(|_| next() as i32 as f32 / 1e9 - 1.0).collect();
+            for rows in [0..rows, 0..128, 128..192] {
+                let kind = WeightKind::TernaryPacked { packing, d };
+                let got = multiply(level, kind, k, weights, rows.clone(), &x);
+                let plain = WeightKind::TernaryUniform { ty: TernaryType::Tq1_0, d };
+                let want = multiply(SimdLevel::Scalar, plain, k, &bytes, rows.clone(), &x);
+                let bits = |v: &[f32]| v.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert!(bits(&got) == bits(&want), "{level}, k {k} n {n} {rows:?}");
+            }
         }
     }
 }

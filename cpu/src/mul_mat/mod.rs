@@ -5,7 +5,7 @@
 //! (`docs/numerics.md`).
 //!
 //! One token reads the file's blocks directly, at the speed of memory. Several tokens share rows that are unpacked
-//! once into a scratch panel that fits the L2 cache ([`panel`]).
+//! once into a scratch panel that fits the L2 cache ([`panel`]). Ternary weights may be packed anew before ([`packed`]).
 //!
 //! To add a weight type: a variant of [`WeightKind`], its plain loop in `scalar.rs`, and a kernel (`panel::Rows`, and a
 //! decoder for one token).
@@ -42,6 +42,7 @@ pub(crate) mod vector_avx2;
 pub(crate) mod vector_avx512;
 
 pub use fetch::Fetch;
+pub use packed::Packing;
 
 use crate::simd::SimdLevel;
 use gguf::GgmlType;
@@ -69,8 +70,10 @@ pub enum ActFormat {
     Q8K,
     /// The same, in the layout of `Q8_0`, for IQ4_XS weights.
     Q8KPairs,
-    /// int8 with one scale per token, for packed ternary weights.
-    Packed,
+    /// int8 with one scale per token, for ternary weights packed in fives.
+    Fives,
+    /// The same for those packed in threes.
+    Threes,
 }
 
 /// How ternary weights are stored.
@@ -98,10 +101,10 @@ pub enum WeightKind {
         /// The scale.
         d: f32,
     },
-    /// Ternary weights of one scale, packed for processors with AVX-512 VBMI (`packed`).
+    /// Packed ternary weights of one scale.
     TernaryPacked {
-        /// Rows of a block.
-        height: usize,
+        /// How.
+        packing: Packing,
         /// The scale.
         d: f32,
     },
@@ -146,7 +149,8 @@ impl WeightKind {
                 ActFormat::Q8_0
             }
             Self::Iq4Xs => ActFormat::Q8KPairs,
-            Self::TernaryPacked { .. } => ActFormat::Packed,
+            Self::TernaryPacked { packing: Packing::Fives { .. }, .. } => ActFormat::Fives,
+            Self::TernaryPacked { packing: Packing::Threes, .. } => ActFormat::Threes,
             Self::Ternary(_) | Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => ActFormat::Q8K,
         }
     }
@@ -207,7 +211,10 @@ impl WeightKind {
 
     /// Bytes of a row of `k` elements, a multiple of the type's block size. (Those of packed rows do not lie together.)
     pub fn row_bytes(self, k: usize) -> usize {
-        self.ggml_type().map_or(packed::groups(k), |ty| k / ty.block_size() * ty.type_size())
+        match (self, self.ggml_type()) {
+            (Self::TernaryPacked { packing, .. }, _) => packing.row_bytes(k),
+            (_, ty) => ty.map_or(0, |ty| k / ty.block_size() * ty.type_size()),
+        }
     }
 }
 
@@ -255,10 +262,7 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
         },
         #[cfg(target_arch = "x86_64")]
         _ => match kind {
-            WeightKind::TernaryPacked { .. } => {
-                let sums = if level == SimdLevel::Amx { amx::SUMS_SIZE } else { 0 };
-                sums + packed::product::scratch_size(k)
-            }
+            WeightKind::TernaryPacked { packing, .. } => packed::scratch_size(level, packing, k),
             WeightKind::F32 | WeightKind::F16 | WeightKind::Bf16 => float::scratch_size(k),
             WeightKind::TernaryUniform { .. } if level == SimdLevel::Amx => {
                 amx::scratch_size(k).max(panel::size(ternary::Uniform::unpacked_size(k)))
@@ -369,13 +373,14 @@ impl Job<'_> {
 /// - `level` is supported by the CPU ([`SimdLevel::supported`]).
 /// - `k` is a multiple of the type's block size; `r0 <= r1`.
 /// - `w` points to row 0 of a matrix of at least `r1` rows of [`WeightKind::row_bytes`]; any bytes will do, aligned to
-///   nothing. If packed, it is aligned to 64 and the processor has the kernels; `r0` and `r1` are the first rows of blocks, or `r1` is
+///   nothing. If packed, it is aligned to 64 and was packed for this level; `r0` and `r1` are the first rows of blocks, or `r1` is
 ///   the number of rows.
 /// - `act` holds `n` tokens from [`prepare`] with the same `level`, `k`, `n` and the kind's format, [`act_stride`] bytes apart. In
 ///   [`ActFormat::F32`] they may as well be any tokens of those prepared together, or rows of floats at any distance if k is a
 ///   multiple of 16, or 8 and n above 1.
 /// - `y` has room for `n` rows `y_stride` apart with `r1` columns; no other thread uses columns `r0..r1` of it.
-/// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own.
+/// - `scratch` is aligned to 64 bytes, has [`scratch_size`] bytes and is this thread's own. Where packed weights have tables
+///   (`packed::tables_size` is above 0), it has that many bytes, zeros or what a call with tables left there.
 ///
 /// `fetch` says which weights to fetch from memory when; rows that it does not name are read all the same.
 #[expect(clippy::too_many_arguments)]
@@ -418,7 +423,7 @@ unsafe fn vector(kind: WeightKind, job: &Job) {
             WeightKind::F32 => float::mul_mat::<float::F32>(job),
             WeightKind::F16 => float::mul_mat::<float::F16>(job),
             WeightKind::Bf16 => float::mul_mat::<float::Bf16>(job),
-            WeightKind::TernaryPacked { height, d } => packed::mul_mat(d, height, job),
+            WeightKind::TernaryPacked { packing, d } => packed::mul_mat(packing, d, job),
             WeightKind::TernaryUniform { ty, d } if amx::takes(job.level, job.n) => amx::uniform(ty, d, job),
             WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
             WeightKind::Ternary(ty) => ternary::scaled(ty, job),

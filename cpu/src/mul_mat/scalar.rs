@@ -20,7 +20,7 @@ pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
         ActFormat::Q8K | ActFormat::Q8KPairs => k / QK_K * size_of::<BlockActQ8K>(),
-        ActFormat::Packed => unreachable!("{NOT_PACKED}"),
+        ActFormat::Fives | ActFormat::Threes => unreachable!("{NOT_PACKED}"),
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
         }
         ActFormat::Q8_0 => act::quantize_q8_0(x, bytemuck::cast_slice_mut(dst)),
         ActFormat::Q8K | ActFormat::Q8KPairs => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
-        ActFormat::Packed => unreachable!("{NOT_PACKED}"),
+        ActFormat::Fives | ActFormat::Threes => unreachable!("{NOT_PACKED}"),
     }
 }
 

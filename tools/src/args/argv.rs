@@ -27,8 +27,8 @@ pub struct Argv {
     pub warnings: Vec<String>,
 }
 
-/// Aliases of switches that say no.
-const NEGATIVE: [&str; 1] = ["nr"];
+/// Spellings of their own that say no to a switch.
+const NEGATIVE: [(&str, &str); 1] = [("repack", "-nr")];
 
 enum Target<'a> {
     /// An argument, with the value that the spelling implies.
@@ -45,11 +45,9 @@ pub fn spellings(arg: &Arg) -> Vec<(String, Option<&'static str>)> {
     let two_dashes = arg.get_long().into_iter().chain(arg.get_aliases().unwrap_or_default());
     let names = one_dash.into_iter().map(|name| ("-", name)).chain(two_dashes.map(|name| ("--", name)));
     for (dashes, name) in names {
-        if switch && NEGATIVE.contains(&name) {
-            all.push((format!("{dashes}{name}"), Some("false")));
-            continue;
-        }
         all.push((format!("{dashes}{name}"), implied));
+        let negative = NEGATIVE.iter().filter(|(long, _)| switch && *long == name);
+        all.extend(negative.map(|(_, spelling)| (spelling.to_string(), Some("false"))));
         if switch {
             all.push((format!("{dashes}no-{name}"), Some("false")));
         }

@@ -107,7 +107,7 @@ pub struct BenchArgs {
     /// How files are read (list): auto, none, mmap, mlock, mmap+mlock or dio
     #[arg(long, visible_alias = "lm", value_name = "MODE", default_value = "auto", value_parser = load_modes, help_heading = "Tests")]
     pub load_mode: Vec<List<LoadMode>>,
-    /// 1: copy ternary weights to an order that the CPU multiplies faster; 0: not (list)
+    /// 1: pack ternary weights of a mapped file anew, in fewer bits; 0: not (list)
     #[arg(long, value_name = "0|1", default_value = "1", value_parser = repack, help_heading = "Tests")]
     pub repack: Vec<List<bool>>,
     /// How often each test is repeated; the results are the mean and the standard deviation

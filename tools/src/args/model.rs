@@ -51,8 +51,8 @@ pub struct ModelArgs {
     /// The same in one word: auto, none, mmap, mlock, mmap+mlock or dio
     #[arg(long, visible_alias = "lm", value_name = "MODE", env = "LLAMA_ARG_LOAD_MODE")]
     pub load_mode: Option<LoadMode>,
-    /// Copy ternary weights of a mapped file to an order that the CPU multiplies faster, with the same results; not in training
-    #[arg(long, visible_alias = "nr", action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
+    /// Pack ternary weights of a mapped file anew, in fewer bits, which the CPU multiplies faster with the same results; not with --mlock, not in training
+    #[arg(long, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true", default_value = "true",
           env = "LLAMA_ARG_REPACK", value_parser = super::value::switch())]
     pub repack: bool,
     /// Metadata to use in place of the file's; TYPE is int, float, bool or str; may be given several times

@@ -1,174 +1,206 @@
-//! Ternary weights with one scale, stored once more for processors with AVX-512 VBMI: a fifth of a byte for each and nothing
-//! else, so that a token reads a fifth less than of TQ2_0, and 5% less than of TQ1_0.
+//! Ternary weights with one scale, stored once more in fewer bits than in the file, so that a token reads less of them: in
+//! 1.6 bits each, or 1.67, where TQ2_0 has 2.06 and TQ1_0 1.69.
 //!
-//! A code is a byte: five weights of a row, those from 5 g on, as a number in balanced base 3 (the first of them is its lowest
-//! digit; behind the end of the row are zeros): bit 7 is its sign, the rest its magnitude, at most 121. A matrix is
-//! divided into blocks of `height` rows, the last of them perhaps lower; a block has its codes by group g, then by 64
-//! rows, then by [`position`].
-//!
-//! For one token, or a few, what a code's weights sum up to is found in a table of the group's activations ([`tables`],
-//! [`lookup`]). For many, 64 rows are unpacked and multiplied ([`product`]). Sums are exact, so the bits are those of the file's
-//! own blocks.
+//! For one token, what the few weights of a code sum up to is found in a table of their activations; the rows of a vector share the
+//! table. For several, 64 rows are unpacked and multiplied. Sums are exact, so the bits are those of the file's blocks.
+
+mod fives;
+mod threes;
 
 #[cfg(target_arch = "x86_64")]
-mod lookup;
-#[cfg(target_arch = "x86_64")]
-pub(super) mod product;
-#[cfg(target_arch = "x86_64")]
-mod tables;
+pub(super) use fives::product as of_tiles;
 
 #[cfg(target_arch = "x86_64")]
 use super::{
-    Job,
+    Job, QK_K,
     act::{I8Tail, absmax, quantize},
     amx,
 };
-use super::{QK_K, TernaryType, WeightKind};
+use super::{TernaryType, WeightKind};
 use crate::simd::SimdLevel;
-use ggml_ops::quants::{BlockTq1_0, BlockTq2_0, Ternary};
+use ggml_ops::quants::{BlockTq1_0, BlockTq2_0};
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Weights of a code.
-const GROUP: usize = 5;
-/// Rows of a vector of codes.
+/// Packed rows come in multiples of this.
 pub(crate) const ROWS: usize = 64;
-/// Vectors that are looked up together, at most: what reads memory fastest.
-const MAX_VECTORS: usize = 4;
-/// Tokens whose products are looked up; to unpack the weights pays for more.
-const MAX_LOOKED_UP: usize = 1;
+/// In front of a thread's tables: the id of their token.
+#[cfg(target_arch = "x86_64")]
+const ROOM: usize = 64;
 
-/// Whether this processor multiplies packed weights at this level.
-pub(crate) fn supported(level: SimdLevel) -> bool {
-    #[cfg(target_arch = "x86_64")]
-    let vbmi = is_x86_feature_detected!("avx512vbmi");
-    #[cfg(not(target_arch = "x86_64"))]
-    let vbmi = false;
-    vbmi && matches!(level, SimdLevel::Avx512Vnni | SimdLevel::Amx)
+/// How weights are packed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Packing {
+    /// Five in a byte.
+    Fives {
+        /// Rows of a block.
+        height: usize,
+    },
+    /// Three in five bits.
+    Threes,
 }
 
-/// Codes of a row of `k` weights.
-pub(crate) fn groups(k: usize) -> usize {
-    k.div_ceil(GROUP)
-}
-
-/// Rows of a block in a matrix of `rows`: many, as long as there are some blocks for each thread.
-pub(crate) fn height(rows: usize, threads: usize) -> usize {
-    let enough = |vectors: &usize| rows >= 3 * threads * vectors * ROWS;
-    [MAX_VECTORS, 2].into_iter().find(enough).unwrap_or(1) * ROWS
-}
-
-/// The place of a row within its vector of 64: [`product`] unpacks it to the order of the rows.
-fn position(row: usize) -> usize {
-    let (vector, pair, odd) = (row / 16, row % 16 / 2, row % 2);
-    8 * pair + 2 * vector + odd
-}
-
-/// Packs rows of `k` weights, a multiple of [`ROWS`] of them; `dst` has [`groups`] bytes for each.
-///
-/// False, and `dst` is to be thrown away, where a weight is none of -1, 0 and 1: two bits of TQ2_0 may say 2.
-pub(crate) fn pack(ty: TernaryType, k: usize, height: usize, src: &[u8], dst: &mut [u8]) -> bool {
-    match ty {
-        TernaryType::Tq1_0 => pack_blocks::<BlockTq1_0>(k, height, bytemuck::cast_slice(src), dst),
-        TernaryType::Tq2_0 => pack_blocks::<BlockTq2_0>(k, height, bytemuck::cast_slice(src), dst),
-    }
-}
-
-fn pack_blocks<B: Ternary>(k: usize, height: usize, src: &[B], dst: &mut [u8]) -> bool {
-    /// Blocks of the file that hold whole groups.
-    const RUN: usize = GROUP;
-    /// As a factor of a number whose bytes are five digits: byte 4 of the product is their value in base 3.
-    const POWERS: u64 = 81 | 27 << 8 | 9 << 16 | 3 << 24 | 1 << 32;
-    const ZEROS: i32 = 121;
-    let codes: [u8; 256] = std::array::from_fn(|v| {
-        let v = v as i32 - ZEROS;
-        v.unsigned_abs() as u8 & 0x7f | if v < 0 { 0x80 } else { 0 }
-    });
-    let mut largest = 0;
-    let rows = src.chunks_exact(k / QK_K);
-    for (r, row) in rows.enumerate() {
-        let (block, in_block) = (r / height, r % height);
-        let first = block * height;
-        let height = height.min(dst.len() / groups(k) - first);
-        let place = in_block / ROWS * ROWS + position(in_block % ROWS);
-        let mut to = dst[first * groups(k) + place..].iter_mut().step_by(height);
-        for run in row.chunks(RUN) {
-            // Digits 0..=2, a 1 behind the end: a weight 0.
-            let mut digits = [1u8; RUN * QK_K + 8];
-            for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
-                for (digit, w) in digits.iter_mut().zip(block.weights()) {
-                    *digit = (w + 1) as u8;
-                    largest = largest.max(*digit);
-                }
+impl Packing {
+    /// For a matrix of `rows` rows, where this level has one. Each thread makes tables of its own, which pays for many rows.
+    pub(crate) fn choose(level: SimdLevel, rows: usize, threads: usize) -> Option<Packing> {
+        #[cfg(target_arch = "x86_64")]
+        let vbmi = is_x86_feature_detected!("avx512vbmi");
+        #[cfg(not(target_arch = "x86_64"))]
+        let vbmi = false;
+        match level {
+            _ if !rows.is_multiple_of(ROWS) || rows < threads * ROWS => None,
+            SimdLevel::Avx512Vnni | SimdLevel::Amx if vbmi => {
+                Some(Packing::Fives { height: fives::height(rows, threads) })
             }
-            for (g, to) in (0..groups(run.len() * QK_K)).zip(&mut to) {
-                let five = u64::from_le_bytes(*digits[GROUP * g..].first_chunk().expect("8 bytes more than digits"));
-                *to = codes[(five.wrapping_mul(POWERS) >> 32 & 0xff) as usize];
-            }
+            SimdLevel::Avx2 | SimdLevel::AvxVnni => Some(Packing::Threes),
+            _ => None,
         }
     }
-    largest <= 2
+
+    /// Whether this level has its kernels. The processor is one that has the level.
+    pub(crate) fn is_of(self, level: SimdLevel) -> bool {
+        match self {
+            Packing::Fives { .. } => matches!(level, SimdLevel::Avx512Vnni | SimdLevel::Amx),
+            Packing::Threes => matches!(level, SimdLevel::Avx2 | SimdLevel::AvxVnni),
+        }
+    }
+
+    /// Bytes of a row of `k` weights. (They do not lie together.)
+    pub(crate) fn row_bytes(self, k: usize) -> usize {
+        match self {
+            Packing::Fives { .. } => fives::groups(k),
+            Packing::Threes => threes::row_bytes(k),
+        }
+    }
+
+    /// Rows of a block: what threads share are whole ones.
+    pub(crate) fn height(self) -> usize {
+        match self {
+            Packing::Fives { height } => height,
+            Packing::Threes => ROWS,
+        }
+    }
+
+    /// int8 of a prepared token, with zeros behind its own.
+    #[cfg(target_arch = "x86_64")]
+    fn padded(self, k: usize) -> usize {
+        match self {
+            Packing::Fives { .. } => fives::product::padded(k),
+            Packing::Threes => threes::product::padded(k),
+        }
+    }
+}
+
+/// Packs rows of `k` weights, a multiple of [`ROWS`] of them; `dst` has [`Packing::row_bytes`] for each, all zeros.
+///
+/// False, and `dst` is to be thrown away, where a weight is none of -1, 0 and 1: two bits of TQ2_0 may say 2.
+pub(crate) fn pack(ty: TernaryType, packing: Packing, k: usize, src: &[u8], dst: &mut [u8]) -> bool {
+    use bytemuck::cast_slice;
+    match (ty, packing) {
+        (TernaryType::Tq1_0, Packing::Fives { height }) => fives::pack::<BlockTq1_0>(k, height, cast_slice(src), dst),
+        (TernaryType::Tq2_0, Packing::Fives { height }) => fives::pack::<BlockTq2_0>(k, height, cast_slice(src), dst),
+        (TernaryType::Tq1_0, Packing::Threes) => threes::pack::<BlockTq1_0>(k, cast_slice(src), dst),
+        (TernaryType::Tq2_0, Packing::Threes) => threes::pack::<BlockTq2_0>(k, cast_slice(src), dst),
+    }
 }
 
 /// Bytes of a prepared token.
 #[cfg(target_arch = "x86_64")]
-pub(super) fn record_size(k: usize) -> usize {
-    product::padded(k) + size_of::<I8Tail>()
+pub(super) fn record_size(packing: Packing, k: usize) -> usize {
+    packing.padded(k) + size_of::<I8Tail>()
 }
 
 /// Prepares one of `n` tokens: its int8 in the order of the product, or their own if they are looked up, with zeros behind them.
 ///
 /// # Safety
-/// The processor is [`supported`]; `dst` has room for a record and is aligned to 64 bytes.
+/// `dst` has room for a record and is aligned to 64 bytes.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-pub(super) unsafe fn token(n: usize, x: &[f32], dst: *mut u8) {
+#[inline(always)]
+pub(super) unsafe fn token(packing: Packing, n: usize, x: &[f32], dst: *mut u8) {
     static IDS: AtomicU64 = AtomicU64::new(1);
     let a = absmax(x).max(1e-5);
     let e = 127.0 / a;
     let mut sum = 0i32;
     // SAFETY: the record has `padded` bytes, then a tail.
     unsafe {
-        let values = std::slice::from_raw_parts_mut(dst.cast::<i8>(), product::padded(x.len()));
+        let values = std::slice::from_raw_parts_mut(dst.cast::<i8>(), packing.padded(x.len()));
         values[x.len()..].fill(0);
         for (block, values) in x.chunks_exact(QK_K).zip(values.as_chunks_mut::<QK_K>().0) {
             *values = quantize(block, e);
             sum = values.iter().map(|&q| i32::from(q)).sum::<i32>().wrapping_add(sum);
         }
-        if n > MAX_LOOKED_UP {
-            product::reorder(values);
+        let mut id = 0;
+        match packing {
+            _ if is_looked_up(n) => id = IDS.fetch_add(1, Ordering::Relaxed),
+            Packing::Fives { .. } => fives::product::reorder(values),
+            Packing::Threes => threes::product::reorder(values),
         }
-        let id = IDS.fetch_add(1, Ordering::Relaxed);
         dst.add(values.len()).cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum, id });
     }
 }
 
-/// Bytes that a thread keeps from one step to the next for the tables of a token.
+/// Whether the sums of `n` tokens are looked up. To unpack the weights pays for two already.
+#[cfg(target_arch = "x86_64")]
+fn is_looked_up(n: usize) -> bool {
+    n == 1
+}
+
+/// Bytes that a thread keeps from one step to the next for the tables of a token; 0 if there are none.
 pub(crate) fn tables_size(kind: WeightKind, k: usize, n: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if let WeightKind::TernaryPacked { .. } = kind
-        && n <= MAX_LOOKED_UP
+    if let WeightKind::TernaryPacked { packing, .. } = kind
+        && is_looked_up(n)
     {
-        return lookup::tables_size(k);
+        return ROOM
+            + match packing {
+                Packing::Fives { .. } => fives::lookup::tables_size(k),
+                Packing::Threes => threes::lookup::tables_size(k),
+            };
     }
     let _ = (kind, k, n);
     0
 }
 
-/// `job.scratch` has [`tables_size`] bytes, zeros or what a call before left there, or if that is 0, the kind's scratch.
+/// Bytes of the scratch memory of many tokens.
+#[cfg(target_arch = "x86_64")]
+pub(super) fn scratch_size(level: SimdLevel, packing: Packing, k: usize) -> usize {
+    let sums = if level == SimdLevel::Amx { amx::SUMS_SIZE } else { 0 };
+    sums + packing.padded(k) * ROWS
+}
+
+/// `job.scratch` has [`tables_size`] bytes, zeros or what a call before left there, or if that is 0, [`scratch_size`].
 ///
 /// # Safety
-/// As [`super::mul_mat`]; the processor is [`supported`].
+/// As [`super::mul_mat`]; the weights were packed for `job.level` ([`Packing::choose`]).
 #[cfg(target_arch = "x86_64")]
-pub(super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
+pub(super) unsafe fn mul_mat(packing: Packing, d: f32, job: &Job) {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx2(d: f32, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { threes::product::mul_mat::<threes::product::Pairs>(d, job) }
+    }
+    #[cfg(not(test))]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    unsafe fn avx_vnni(d: f32, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { threes::product::mul_mat::<super::vector_avx2::Instruction>(d, job) }
+    }
+    #[cfg(test)]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn avx_vnni(d: f32, job: &Job) {
+        // SAFETY: the features are enabled; the rest is the caller's promise.
+        unsafe { threes::product::mul_mat::<super::emulated::Dpbusd>(d, job) }
+    }
+    let one = is_looked_up(job.n);
     // SAFETY: the caller's promises.
     unsafe {
-        if job.n <= MAX_LOOKED_UP {
-            lookup::mul_mat(d, height, job);
-        } else if amx::takes(job.level, job.n) {
-            amx::packed(d, height, job);
-        } else {
-            product::mul_mat(d, height, job);
+        match packing {
+            Packing::Fives { height } if one => fives::lookup::mul_mat(d, height, job),
+            Packing::Fives { height } if amx::takes(job.level, job.n) => amx::packed(d, height, job),
+            Packing::Fives { height } => fives::product::mul_mat(d, height, job),
+            Packing::Threes if one => threes::lookup::mul_mat(d, job),
+            Packing::Threes if job.level == SimdLevel::AvxVnni => avx_vnni(d, job),
+            Packing::Threes => avx2(d, job),
         }
     }
 }

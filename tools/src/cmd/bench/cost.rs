@@ -3,6 +3,7 @@
 use crate::Error;
 use fabric_engine::{DeviceOptions, Model, device};
 use gguf::{GgmlType, Gguf, TensorRole};
+use std::collections::HashMap;
 
 /// Bytes of fresh memory that are read to measure it: more than the caches of a desktop hold.
 const MEMORY_BYTES: usize = 512 << 20;
@@ -16,7 +17,7 @@ pub(super) struct Limits {
     pub what: String,
     /// GB/s read from memory.
     pub memory_gbs: f64,
-    /// GB/s read from the weights where they lie, unless the model is small.
+    /// GB/s read from the weights in the file, unless the model is small.
     pub model_gbs: Option<f64>,
     /// 10^12 int8 operations per second.
     pub int8_tops: f64,
@@ -56,6 +57,8 @@ impl Cost {
         let tied = gguf.tensor(&output).is_none();
         let hp = model.hparams();
         let kv_elements = [hp.n_embd_k_gqa(), hp.n_embd_v_gqa()].map(|width| (hp.n_layer * width) as u64);
+        let loaded: HashMap<String, u64> =
+            model.weights().iter().map(|(name, w)| (name.to_string(), w.buffer.len() as u64)).collect();
         let mut cost = Cost { weight_bytes: 0, block_elements: 0, output_elements: 0, kv_elements };
         for t in gguf.tensors() {
             let is_output = t.name == if tied { &*embd } else { &*output };
@@ -64,8 +67,7 @@ impl Cost {
                 continue;
             }
             // Repacked ones have another size than in the file.
-            let loaded = model.weights().iter().find(|(name, _)| name.to_string() == t.name);
-            cost.weight_bytes += loaded.map_or(t.n_bytes, |(_, w)| w.buffer.len() as u64);
+            cost.weight_bytes += loaded.get(&t.name).copied().unwrap_or(t.n_bytes);
             let elements = t.n_elements() as u64;
             match (is_output, t.ne[1] > 1) {
                 (true, _) => cost.output_elements += elements,

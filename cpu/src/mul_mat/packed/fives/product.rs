@@ -5,31 +5,26 @@
 
 use std::arch::x86_64::*;
 
-use super::super::Job;
-use super::super::act::I8Tail;
-use super::super::fetch::Ahead;
-use super::super::vector_avx512::Avx512Vnni;
+use super::super::super::Job;
+use super::super::super::act::I8Tail;
+use super::super::super::fetch::Ahead;
+use super::super::super::vector_avx512::Avx512Vnni;
 use super::{GROUP, ROWS, groups};
 
 /// Weights of a row that are unpacked together: four groups.
 const STEP: usize = 4 * GROUP;
 /// Bytes of four weights of [`ROWS`] rows.
-pub(in super::super) const QUAD: usize = 4 * ROWS;
+pub(in super::super::super) const QUAD: usize = 4 * ROWS;
 /// Most tokens of a tile of results: 24 registers of sums, 4 of weights, 1 of a token's values.
 const MAX_TILE: usize = 6;
 
 /// Values of a token, with the zeros behind them; a multiple of 64.
-pub(in super::super) fn padded(k: usize) -> usize {
+pub(in super::super::super) fn padded(k: usize) -> usize {
     k.next_multiple_of(STEP).next_multiple_of(64)
 }
 
-/// Bytes of the unpacked weights of [`ROWS`] rows.
-pub(crate) fn scratch_size(k: usize) -> usize {
-    padded(k) * ROWS
-}
-
 /// Brings int8 to the order of the product.
-pub(super) fn reorder(values: &mut [i8]) {
+pub(in super::super) fn reorder(values: &mut [i8]) {
     for values in values.as_chunks_mut::<STEP>().0 {
         let from = *values;
         for (g, five) in from.as_chunks::<GROUP>().0.iter().enumerate() {
@@ -40,9 +35,9 @@ pub(super) fn reorder(values: &mut [i8]) {
 }
 
 /// # Safety
-/// As [`super::mul_mat`]; `r0` is the first row of a block.
+/// As [`super::super::mul_mat`]; `r0` is the first row of a block.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
+pub(in super::super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
     let mut ahead = Ahead::new(job);
     for r in (job.r0..job.r1).step_by(ROWS) {
         // SAFETY: 64 rows begin at r; the scratch memory has room for them; tokens are below n.
@@ -101,9 +96,9 @@ unsafe fn tile<const T: usize>(d: f32, job: &Job, r: usize, t: usize) -> usize {
 /// Weights plus 1, 0..=2: for each four of a row, 256 bytes, those of row i at 4 i.
 ///
 /// # Safety
-/// 64 rows begin at `r`, of which the block begins at or behind `job.r0`; `to` has [`scratch_size`] bytes, aligned to 64.
+/// 64 rows begin at `r`, of which the block begins at or behind `job.r0`; `to` has [`padded`] times 64 bytes, aligned to 64.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
-pub(in super::super) unsafe fn unpack(height: usize, job: &Job, r: usize, mut to: *mut u8, ahead: &mut Ahead) {
+pub(in super::super::super) unsafe fn unpack(height: usize, job: &Job, r: usize, mut to: *mut u8, ahead: &mut Ahead) {
     let first = job.r0 + (r - job.r0) / height * height;
     let height = height.min(job.r1 - first);
     let groups = groups(job.k);

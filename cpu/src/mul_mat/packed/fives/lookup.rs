@@ -3,29 +3,27 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::super::Job;
-use super::super::act::I8Tail;
-use super::super::fetch::Ahead;
-use super::super::vector_avx512::Avx512Vnni;
+use super::super::super::Job;
+use super::super::super::act::I8Tail;
+use super::super::super::fetch::Ahead;
+use super::super::super::vector_avx512::Avx512Vnni;
+use super::super::{ROOM, ROWS};
+use super::groups;
 use super::product::padded;
 use super::tables::{self, TABLES};
-use super::{ROWS, groups};
 
 /// Groups whose L and H, 40 at most, are summed in bytes.
 const RUN: usize = 3;
 
-/// Bytes of a thread's tables, and of what says whose they are.
-pub(super) fn tables_size(k: usize) -> usize {
-    ROOM + groups(k) * TABLES
+/// Bytes of a thread's tables.
+pub(in super::super) fn tables_size(k: usize) -> usize {
+    groups(k) * TABLES
 }
 
-/// In front of the tables: the id of their token.
-const ROOM: usize = 64;
-
 /// # Safety
-/// As [`super::mul_mat`]; `r0` is the first row of a block.
+/// As [`super::super::mul_mat`]; `r0` is the first row of a block.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
-pub(super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
+pub(in super::super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
     let mut ahead = Ahead::new(job);
     let groups = groups(job.k);
     // SAFETY: the token has this many values and a tail; the scratch memory has an id and tables.

@@ -5,18 +5,18 @@
 
 use std::arch::x86_64::*;
 
-use super::super::fetch::Ahead;
-use super::super::vector_avx512::Avx512Vnni;
+use super::super::super::fetch::Ahead;
+use super::super::super::vector_avx512::Avx512Vnni;
 use super::GROUP;
 
 /// Bytes of a group's tables.
 pub(super) const TABLES: usize = 256;
 
 /// Values that are taken apart together.
-const RUN: usize = 320;
-const GROUPS: usize = RUN / GROUP;
+const PIECE: usize = 320;
+const GROUPS: usize = PIECE / GROUP;
 
-/// Partial sums, in bytes 0..32 of l and 32..64 of h: `3 * a` upper digits (9 a, a = 0..=13) at a, lower ones (b = -4..=4) at 20 + b.
+/// Partial sums, in bytes 0..32 of l and 32..64 of h: upper digits (9 a, a = 0..=13) at a, lower ones (b = -4..=4) at 20 + b.
 /// Entry 0 has the digits that count the group's values 0 (lower) and 2 (upper), entry 1 values 1 and 3, entry 2 value 4.
 struct Digits {
     plus: [u64; 3],
@@ -84,12 +84,12 @@ const VALUES: [[u8; 16]; 6] = [[2; 16], [0; 16], [3; 16], [1; 16], [4; 16], [4; 
 /// Writes the tables of the groups of `values`, which are zeros behind those of the token; fetches a line of weights for each.
 ///
 /// # Safety
-/// The processor is [supported](super::supported); `to` has room for the tables and is aligned to 64 bytes.
+/// The processor is one that packs fives; `to` has room for the tables and is aligned to 64 bytes.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi")]
 pub(super) unsafe fn make(values: &[i8], groups: usize, mut to: *mut u8, weights: *const u8, ahead: &mut Ahead) {
-    let mut values = values.chunks(RUN);
+    let mut values = values.chunks(PIECE);
     for first in (0..groups).step_by(GROUPS) {
-        let (mut low, mut high) = ([0i8; RUN + 16], [0i8; RUN + 16]);
+        let (mut low, mut high) = ([0i8; PIECE + 16], [0i8; PIECE + 16]);
         for (i, &x) in values.next().unwrap_or_default().iter().enumerate() {
             low[i] = (x.wrapping_add(8) & 15) - 8;
             // Not by x - low, which may be 128.
