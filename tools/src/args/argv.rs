@@ -230,6 +230,7 @@ mod tests {
             ["--predict=5", "--top-k=1", "--prompt=--a_b"]
         );
         assert_eq!(args(&["--no_such", "5"]), ["--no_such", "5"]);
+        assert_eq!(args(&["-nr", "--repack", "--no-repack"]), ["--repack=false", "--repack=true", "--repack=false"]);
         assert_eq!(args(&["-p", "--temp", "-p="]), ["--prompt=--temp", "--prompt="]);
         assert_eq!(
             args(&["--help", "-h", "--nonsense", "5", "-5", "-"]),

@@ -42,30 +42,46 @@ fn position(row: usize) -> usize {
 pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
     /// Blocks of the file that hold whole steps.
     const RUN: usize = 3;
+    /// As a factor of a number whose bytes are three digits: byte 2 of the product is their value in base 3.
+    const POWERS: u32 = 9 | 3 << 8 | 1 << 16;
+    const ZEROS: i8 = 13;
+    // Magnitudes, with the sign in bit 7.
+    let codes: [u8; 256] = std::array::from_fn(|v| {
+        let v = (v as i8).wrapping_sub(ZEROS);
+        v.unsigned_abs() & 15 | if v < 0 { 0x80 } else { 0 }
+    });
     let mut largest = 0;
     for (rows, dst) in src.chunks_exact(ROWS * k / QK_K).zip(dst.chunks_exact_mut(ROWS * row_bytes(k))) {
         for (r, row) in rows.chunks_exact(k / QK_K).enumerate() {
             let (vector, place) = (r / LANES, position(r % LANES));
             let mut units = dst.chunks_exact_mut(UNITS);
             for run in row.chunks(RUN) {
-                let mut weights = [0i8; RUN * QK_K];
-                for (weights, block) in weights.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
-                    *weights = block.weights();
+                // Digits 0..=2, a 1 behind the end: a weight 0.
+                let mut digits = [1u8; RUN * QK_K + 1];
+                for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
+                    for (digit, w) in digits.iter_mut().zip(block.weights()) {
+                        *digit = (w + 1) as u8;
+                        largest = largest.max(*digit);
+                    }
                 }
                 let steps = (run.len() * QK_K).div_ceil(STEP);
-                for (step, unit) in weights.as_chunks::<STEP>().0[..steps].iter().zip(&mut units) {
+                for (step, unit) in (0..steps).zip(&mut units) {
                     let unit = &mut unit[UNIT * vector..UNIT * (vector + 1)];
+                    let digits: &[u8; STEP + 1] = digits[STEP * step..].first_chunk().expect("a byte more than digits");
                     let mut signs = 0;
-                    for (g, w) in step.as_chunks::<GROUP>().0.iter().enumerate() {
-                        largest = largest.max(w[0]).max(w[1]).max(w[2]);
-                        let v = w[0] + 3 * w[1] + 9 * w[2];
-                        unit[LANES * (g / 2) + place] |= (v.unsigned_abs() & 15) << (g % 2 * 4);
-                        signs |= u8::from(v < 0) << (7 - g);
+                    for pair in 0..GROUPS / 2 {
+                        let [a, b] = [2 * pair, 2 * pair + 1].map(|g| {
+                            let at = GROUP * g;
+                            let three = u32::from_le_bytes([digits[at], digits[at + 1], digits[at + 2], 0]);
+                            codes[(three.wrapping_mul(POWERS) >> 16 & 0xff) as usize]
+                        });
+                        unit[LANES * pair + place] = a & 15 | b << 4;
+                        signs = signs << 2 | (a >> 7) << 1 | b >> 7;
                     }
                     unit[4 * LANES + place] = signs;
                 }
             }
         }
     }
-    largest <= 1
+    largest <= 2
 }
