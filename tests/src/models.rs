@@ -17,6 +17,15 @@ pub fn load(gguf: Gguf, threads: usize, simd: SimdLevel) -> Arc<Model> {
     Arc::new(Model::load(gguf, cpu(threads, simd), ModelOptions::default()).unwrap_or_else(|e| panic!("{e}")))
 }
 
+/// As [`load`], with weights in the order that the processor multiplies fastest.
+///
+/// # Panics
+/// Where it cannot be loaded.
+pub fn load_repacked(gguf: Gguf, threads: usize, simd: SimdLevel) -> Arc<Model> {
+    let options = ModelOptions { repack: true, ..ModelOptions::default() };
+    Arc::new(Model::load(gguf, cpu(threads, simd), options).unwrap_or_else(|e| panic!("{e}")))
+}
+
 /// Logits of every token, one row after the other, computed in batches of `batch`.
 ///
 /// # Panics

@@ -5,7 +5,7 @@ use fabric_cpu::simd::SimdLevel;
 use fabric_engine::{Batch, Context, ContextOptions};
 use fabric_tests::counting::{ALLOCATIONS, Counting};
 use fabric_tests::golden::model;
-use fabric_tests::models::load;
+use fabric_tests::models::{load, load_repacked};
 use gguf::Gguf;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,7 +14,9 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_token_allocates_nothing() {
-    for name in ["tiny-bitnet-TQ2_0.gguf", "tiny-bitnet-f16.gguf"] {
+    let models = [("tiny-bitnet-TQ2_0.gguf", false), ("tiny-bitnet-TQ2_0.gguf", true), ("tiny-bitnet-f16.gguf", false)];
+    for (name, repack) in models {
+        let load = if repack { load_repacked } else { load };
         let m = load(Gguf::open(model(name)).unwrap(), 2, SimdLevel::detect());
         let mut context = Context::new(m, ContextOptions::default()).unwrap();
         let batches: Vec<Batch> = (0..40).map(|pos| Batch::of(&[5 + pos as u32], 0, pos)).collect();
@@ -27,6 +29,6 @@ fn a_token_allocates_nothing() {
             context.decode(batch, |_, logits| sum += logits[0]).unwrap();
         }
         let count = ALLOCATIONS.load(Relaxed) - before;
-        assert_eq!(count, 0, "{name}: {count} allocations in 32 tokens ({sum})");
+        assert_eq!(count, 0, "{name}, repacked: {repack}: {count} allocations in 32 tokens ({sum})");
     }
 }
