@@ -10,6 +10,7 @@ use ggml_ops::{Graph, TensorDesc, quants};
 use gguf::GgmlType::{TQ1_0, TQ2_0};
 use std::sync::Arc;
 
+/// Packed rows have another length than the file's (of 1280 they have not: it tells what was repacked).
 const K: usize = 2560;
 /// Weights that stay in an L2 cache.
 const ROWS: usize = 768;

@@ -81,7 +81,7 @@ fn check_levels(
 fn repacked_weights_have_the_bits_of_the_file() {
     let mut rng = fastrand::Rng::with_seed(5);
     let weight = |rng: &mut fastrand::Rng| SCALE * rng.i32(-1..=1) as f32;
-    // Blocks of 64, 128 and 256 rows, lower last ones, and rows that no block has; whole and broken groups of five and
+    // Blocks of 64, 128 and 256 rows, lower last ones, and rows that no block has; whole and broken groups of five and of 24 and
     // steps of twenty.
     let shapes = [
         [256, 64],
@@ -111,7 +111,7 @@ fn repacked_weights_have_the_bits_of_the_file() {
 
 #[test]
 fn the_largest_sums_do_not_overflow() {
-    let (k, rows) = (16384, 64);
+    let (k, rows) = (16384, 192);
     for w in [-SCALE, SCALE] {
         for ty in [TQ1_0, TQ2_0] {
             let bytes = ternary(ty, k, rows, || w);

@@ -10,7 +10,7 @@ use crate::simd::SimdLevel;
 use ggml_ops::ops::MulMat;
 use ggml_ops::{OpError, TensorDesc};
 
-/// How these weights are multiplied; of packed ones, it is known how.
+/// How these weights are multiplied; `packed`: how they are packed, if they are.
 ///
 /// # Errors
 /// [`OpError::Unsupported`] for a type without a kernel.

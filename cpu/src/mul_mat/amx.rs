@@ -16,7 +16,7 @@ use gguf::GgmlType;
 
 use super::act::I8Tail;
 use super::fetch::Ahead;
-use super::packed::{self, of_tiles as product};
+use super::packed::{self, QUAD, fives::product};
 use super::vector::Simd;
 use super::{Job, QK_K, TernaryType};
 #[cfg(not(test))]
@@ -116,7 +116,7 @@ pub(super) unsafe fn packed(d: f32, height: usize, job: &Job) {
             product::unpack(height, job, r, weights, &mut ahead);
             for half in 0..packed::ROWS / ROWS {
                 let at = [weights.add(2 * half * 64).cast_const(), weights.add((2 * half + 1) * 64)];
-                let right = Two { at, line: product::QUAD, next: LINES * product::QUAD };
+                let right = Two { at, line: QUAD, next: LINES * QUAD };
                 multiply(&tiles, d, job, r + half * ROWS, ROWS, product::padded(job.k), right);
             }
         }

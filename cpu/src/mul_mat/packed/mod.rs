@@ -1,14 +1,11 @@
 //! Ternary weights with one scale, stored once more in fewer bits than in the file, so that a token reads less of them: in
-//! 1.6 bits each, or 1.67, where TQ2_0 has 2.06 and TQ1_0 1.69.
+//! 1.6 bits each, or 1.67, where TQ2_0 has 2.06 and TQ1_0 1.69 (short rows, which end in a broken group, apart).
 //!
 //! For one token, what the few weights of a code sum up to is found in a table of their activations; the rows of a vector share the
 //! table. For several, 64 rows are unpacked and multiplied. Sums are exact, so the bits are those of the file's blocks.
 
-mod fives;
+pub(super) mod fives;
 mod threes;
-
-#[cfg(target_arch = "x86_64")]
-pub(super) use fives::product as of_tiles;
 
 #[cfg(target_arch = "x86_64")]
 use super::{
@@ -24,6 +21,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Packed rows come in multiples of this.
 pub(crate) const ROWS: usize = 64;
+/// Bytes of four unpacked weights of [`ROWS`] rows.
+#[cfg(target_arch = "x86_64")]
+pub(super) const QUAD: usize = 4 * ROWS;
 /// In front of a thread's tables: the id of their token.
 #[cfg(target_arch = "x86_64")]
 const ROOM: usize = 64;

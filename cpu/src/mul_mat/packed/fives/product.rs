@@ -9,12 +9,11 @@ use super::super::super::Job;
 use super::super::super::act::I8Tail;
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx512::Avx512Vnni;
-use super::{GROUP, ROWS, groups};
+use super::super::{QUAD, ROWS};
+use super::{GROUP, groups};
 
 /// Weights of a row that are unpacked together: four groups.
 const STEP: usize = 4 * GROUP;
-/// Bytes of four weights of [`ROWS`] rows.
-pub(in super::super::super) const QUAD: usize = 4 * ROWS;
 /// Most tokens of a tile of results: 24 registers of sums, 4 of weights, 1 of a token's values.
 const MAX_TILE: usize = 6;
 

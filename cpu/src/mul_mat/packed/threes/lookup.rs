@@ -11,7 +11,7 @@ use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx2::Avx2;
 use super::super::{ROOM, ROWS};
 use super::product::padded;
-use super::{GROUP, GROUPS, LANES, STEP, UNIT, UNITS, position, row_bytes};
+use super::{GROUP, GROUPS, LANES, STEP, UNIT, UNITS, position};
 
 /// Bytes of a group's table.
 const TABLE: usize = 32;
@@ -41,7 +41,7 @@ pub(in super::super) unsafe fn mul_mat(d: f32, job: &Job) {
         }
         for r in (job.r0..job.r1).step_by(ROWS) {
             let y = std::slice::from_raw_parts_mut(job.y.add(r), ROWS);
-            block(job.w.add(r * row_bytes(job.k)), steps, tables, d * tail.scale, y, &mut ahead);
+            block(job.row(r), steps, tables, d * tail.scale, y, &mut ahead);
         }
     }
 }

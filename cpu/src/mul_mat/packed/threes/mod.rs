@@ -57,7 +57,7 @@ pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
             let mut units = dst.chunks_exact_mut(UNITS);
             for run in row.chunks(RUN) {
                 // Digits 0..=2, a 1 behind the end: a weight 0.
-                let mut digits = [1u8; RUN * QK_K + 1];
+                let mut digits = [1u8; RUN * QK_K];
                 for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
                     for (digit, w) in digits.iter_mut().zip(block.weights()) {
                         *digit = (w + 1) as u8;
@@ -67,7 +67,7 @@ pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
                 let steps = (run.len() * QK_K).div_ceil(STEP);
                 for (step, unit) in (0..steps).zip(&mut units) {
                     let unit = &mut unit[UNIT * vector..UNIT * (vector + 1)];
-                    let digits: &[u8; STEP + 1] = digits[STEP * step..].first_chunk().expect("a byte more than digits");
+                    let digits: &[u8; STEP] = digits[STEP * step..].first_chunk().expect("whole steps");
                     let mut signs = 0;
                     for pair in 0..GROUPS / 2 {
                         let [a, b] = [2 * pair, 2 * pair + 1].map(|g| {

@@ -1,4 +1,4 @@
-//! Many tokens: 64 rows at a time are unpacked to four weights of each row side by side, and multiplied by 16 rows.
+//! Many tokens: 64 rows at a time are unpacked to four weights of each row side by side, and multiplied, 16 rows at a time.
 //!
 //! The tokens' int8 are in the order in which weights come out of eight groups of three: of each four groups the first weights,
 //! the second, the third; zeros follow the last one.
@@ -9,9 +9,8 @@ use super::super::super::Job;
 use super::super::super::act::I8Tail;
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx2::{Avx2, Dpbusd};
-use super::super::ROWS;
-use super::super::fives::product::QUAD;
-use super::{GROUP, LANES, STEP, UNIT, UNITS, row_bytes};
+use super::super::{QUAD, ROWS};
+use super::{GROUP, LANES, STEP, UNIT, UNITS};
 
 /// Most tokens of a tile of results.
 const MAX_TILE: usize = 4;
@@ -89,7 +88,7 @@ pub(in super::super) unsafe fn mul_mat<S: Sums>(d: f32, job: &Job) {
     for r in (job.r0..job.r1).step_by(ROWS) {
         // SAFETY: 64 rows begin at r; the scratch memory has room for them; tokens are below n.
         unsafe {
-            unpack(job.w.add(r * row_bytes(job.k)), job.k.div_ceil(STEP), job.scratch, &mut ahead);
+            unpack(job.row(r), job.k.div_ceil(STEP), job.scratch, &mut ahead);
             for part in 0..ROWS / TILE_ROWS {
                 let w = job.scratch.add(4 * TILE_ROWS * part);
                 let r = r + TILE_ROWS * part;
