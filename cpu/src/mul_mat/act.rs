@@ -134,8 +134,14 @@ unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *m
             ActFormat::Q8_0 => q8_0(x, dst.cast()),
             ActFormat::Q8K => q8_k(x, dst.cast()),
             ActFormat::Q8KPairs => q8_k_pairs(x, dst.cast()),
-            ActFormat::Fives => packed::token(FIVES, n, x, dst),
-            ActFormat::Threes => packed::token(Packing::Threes, n, x, dst),
+            ActFormat::Fives => {
+                i8_token(I8Order::Natural, x, dst);
+                packed::finish(FIVES, n, x.len(), dst);
+            }
+            ActFormat::Threes => {
+                i8_token(I8Order::Natural, x, dst);
+                packed::finish(Packing::Threes, n, x.len(), dst);
+            }
         }
     }
 }
@@ -168,7 +174,7 @@ pub(super) fn round_f16(v: f32) -> f32 {
 
 /// The largest absolute value; NaN counts as nothing.
 #[inline(always)]
-pub(super) fn absmax(x: &[f32]) -> f32 {
+fn absmax(x: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (groups, rest) = x.as_chunks::<16>();
     for group in groups {
@@ -185,7 +191,7 @@ pub(super) fn absmax(x: &[f32]) -> f32 {
 
 /// `rne(x_i * e)`. The clamp changes no finite quotient: |x_i * e| rounds to 127 at most.
 #[inline(always)]
-pub(super) fn quantize<const N: usize>(x: &[f32], e: f32) -> [i8; N] {
+fn quantize<const N: usize>(x: &[f32], e: f32) -> [i8; N] {
     let mut q = [0; N];
     for (q, &v) in q.iter_mut().zip(x) {
         let v = (v * e + 12_582_912.0) - 12_582_912.0;

@@ -8,14 +8,10 @@ pub(super) mod fives;
 mod threes;
 
 #[cfg(target_arch = "x86_64")]
-use super::{
-    Job, QK_K,
-    act::{I8Tail, absmax, quantize},
-    amx,
-};
-use super::{TernaryType, WeightKind};
+use super::{Job, act::I8Tail, amx};
+use super::{QK_K, TernaryType, WeightKind};
 use crate::simd::SimdLevel;
-use ggml_ops::quants::{BlockTq1_0, BlockTq2_0};
+use ggml_ops::quants::{BlockTq1_0, BlockTq2_0, Ternary};
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -104,38 +100,78 @@ pub(crate) fn pack(ty: TernaryType, packing: Packing, k: usize, src: &[u8], dst:
     }
 }
 
+/// The weights of whole blocks, each plus 1; returns the largest.
+#[inline(always)]
+fn digits<B: Ternary>(blocks: &[B], digits: &mut [u8]) -> u8 {
+    let mut largest = 0;
+    for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(blocks) {
+        for (digit, w) in digits.iter_mut().zip(block.weights()) {
+            *digit = (w + 1) as u8;
+            largest = largest.max(*digit);
+        }
+    }
+    largest
+}
+
+/// By number: magnitudes of its distance from `zeros`, and its sign in bit 7.
+const fn codes(zeros: i32) -> [u8; 256] {
+    let mut codes = [0; 256];
+    let mut v = 0;
+    while v < 256 {
+        let code = v as i32 - zeros;
+        codes[v] = code.unsigned_abs() as u8 & 0x7f | if code < 0 { 0x80 } else { 0 };
+        v += 1;
+    }
+    codes
+}
+
+/// Digit i of v in balanced base 3, the lowest first: -1, 0 or 1.
+#[cfg(target_arch = "x86_64")]
+const fn digit(mut v: i32, mut i: usize) -> i32 {
+    loop {
+        let d = (v + 1).rem_euclid(3) - 1;
+        if i == 0 {
+            return d;
+        }
+        v = (v - d) / 3;
+        i -= 1;
+    }
+}
+
+/// The l and h of `x = 16 h + l`, l in -8..=7.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn apart(x: i8) -> (i8, i8) {
+    // h not by x - l, which may be 128.
+    ((x.wrapping_add(8) & 15) - 8, (x >> 4) + (x >> 3 & 1))
+}
+
 /// Bytes of a prepared token.
 #[cfg(target_arch = "x86_64")]
 pub(super) fn record_size(packing: Packing, k: usize) -> usize {
     packing.padded(k) + size_of::<I8Tail>()
 }
 
-/// Prepares one of `n` tokens: its int8 in the order of the product, or their own if they are looked up, with zeros behind them.
+/// Finishes one of `n` tokens, of which the int8 and the tail are there, as of unpacked weights: zeros go between them, and if the token is
+/// multiplied, its int8 get the order of the product; if it is looked up, it gets an id.
 ///
 /// # Safety
-/// `dst` has room for a record and is aligned to 64 bytes.
+/// `dst` is aligned to 64 bytes and has room for a record, which begins with `k` int8 and an [`I8Tail`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn token(packing: Packing, n: usize, x: &[f32], dst: *mut u8) {
+pub(super) unsafe fn finish(packing: Packing, n: usize, k: usize, dst: *mut u8) {
     static IDS: AtomicU64 = AtomicU64::new(1);
-    let a = absmax(x).max(1e-5);
-    let e = 127.0 / a;
-    let mut sum = 0i32;
-    // SAFETY: the record has `padded` bytes, then a tail.
+    // SAFETY: the caller's promises; k is a multiple of 256.
     unsafe {
-        let values = std::slice::from_raw_parts_mut(dst.cast::<i8>(), packing.padded(x.len()));
-        values[x.len()..].fill(0);
-        for (block, values) in x.chunks_exact(QK_K).zip(values.as_chunks_mut::<QK_K>().0) {
-            *values = quantize(block, e);
-            sum = values.iter().map(|&q| i32::from(q)).sum::<i32>().wrapping_add(sum);
-        }
-        let mut id = 0;
+        let mut tail = dst.add(k).cast::<I8Tail>().read();
+        let values = std::slice::from_raw_parts_mut(dst.cast::<i8>(), packing.padded(k));
+        values[k..].fill(0);
         match packing {
-            _ if is_looked_up(n) => id = IDS.fetch_add(1, Ordering::Relaxed),
+            _ if is_looked_up(n) => tail.id = IDS.fetch_add(1, Ordering::Relaxed),
             Packing::Fives { .. } => fives::product::reorder(values),
             Packing::Threes => threes::product::reorder(values),
         }
-        dst.add(values.len()).cast::<I8Tail>().write(I8Tail { scale: a / 127.0, sum, id });
+        dst.add(values.len()).cast::<I8Tail>().write(tail);
     }
 }
 

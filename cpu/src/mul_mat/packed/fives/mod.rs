@@ -12,7 +12,7 @@ pub(in super::super) mod product;
 mod tables;
 
 use super::super::QK_K;
-use super::ROWS;
+use super::{ROWS, codes};
 use ggml_ops::quants::Ternary;
 
 /// Weights of a code.
@@ -43,11 +43,7 @@ pub(super) fn pack<B: Ternary>(k: usize, height: usize, src: &[B], dst: &mut [u8
     const RUN: usize = GROUP;
     /// As a factor of a number whose bytes are five digits: byte 4 of the product is their value in base 3.
     const POWERS: u64 = 81 | 27 << 8 | 9 << 16 | 3 << 24 | 1 << 32;
-    const ZEROS: i32 = 121;
-    let codes: [u8; 256] = std::array::from_fn(|v| {
-        let v = v as i32 - ZEROS;
-        v.unsigned_abs() as u8 & 0x7f | if v < 0 { 0x80 } else { 0 }
-    });
+    const CODES: [u8; 256] = codes(121);
     let mut largest = 0;
     let rows = src.chunks_exact(k / QK_K);
     for (r, row) in rows.enumerate() {
@@ -59,15 +55,10 @@ pub(super) fn pack<B: Ternary>(k: usize, height: usize, src: &[B], dst: &mut [u8
         for run in row.chunks(RUN) {
             // Digits 0..=2, a 1 behind the end: a weight 0.
             let mut digits = [1u8; RUN * QK_K + 8];
-            for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
-                for (digit, w) in digits.iter_mut().zip(block.weights()) {
-                    *digit = (w + 1) as u8;
-                    largest = largest.max(*digit);
-                }
-            }
+            largest = largest.max(super::digits(run, &mut digits));
             for (g, to) in (0..groups(run.len() * QK_K)).zip(&mut to) {
                 let five = u64::from_le_bytes(*digits[GROUP * g..].first_chunk().expect("8 bytes more than digits"));
-                *to = codes[(five.wrapping_mul(POWERS) >> 32 & 0xff) as usize];
+                *to = CODES[(five.wrapping_mul(POWERS) >> 32 & 0xff) as usize];
             }
         }
     }

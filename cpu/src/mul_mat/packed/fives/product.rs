@@ -9,7 +9,7 @@ use super::super::super::Job;
 use super::super::super::act::I8Tail;
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx512::Avx512Vnni;
-use super::super::{QUAD, ROWS};
+use super::super::{QUAD, ROWS, digit};
 use super::{GROUP, groups};
 
 /// Weights of a row that are unpacked together: four groups.
@@ -131,11 +131,9 @@ const DIGITS: [[u8; 128]; 2] = {
     let mut digits = [[0; 128]; 2];
     let mut m = 0;
     while m < 128 {
-        let (mut v, mut i) = (m as i32, 0);
+        let mut i = 0;
         while i < GROUP {
-            let d = (v + 1) % 3 - 1;
-            digits[i / 4][m] |= ((d + 1) as u8) << (i % 4 * 2);
-            v = (v - d) / 3;
+            digits[i / 4][m] |= ((digit(m as i32, i) + 1) as u8) << (i % 4 * 2);
             i += 1;
         }
         m += 1;

@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx512::Avx512Vnni;
+use super::super::{apart, digit};
 use super::GROUP;
 
 /// Bytes of a group's tables.
@@ -25,20 +26,6 @@ struct Digits {
 
 const LOWER: usize = 16;
 
-/// Balanced digits of v, lowest first.
-const fn digit(v: i32, n: u32) -> i32 {
-    let mut v = v;
-    let mut i = 0;
-    loop {
-        let d = (v + 1).rem_euclid(3) - 1;
-        if i == n {
-            return d;
-        }
-        v = (v - d) / 3;
-        i += 1;
-    }
-}
-
 const DIGITS: Digits = {
     let mut digits = Digits { plus: [0; 3], minus: [0; 3] };
     let mut n = 0;
@@ -46,9 +33,9 @@ const DIGITS: Digits = {
         let mut at = 0;
         while at < 32 {
             let d = if at < LOWER {
-                if at <= 13 { digit(at as i32, n as u32) } else { 0 }
+                if at <= 13 { digit(at as i32, n) } else { 0 }
             } else if at <= LOWER + 8 && n < 2 {
-                digit(at as i32 - LOWER as i32 - 4, n as u32)
+                digit(at as i32 - LOWER as i32 - 4, n)
             } else {
                 0
             };
@@ -91,9 +78,7 @@ pub(super) unsafe fn make(values: &[i8], groups: usize, mut to: *mut u8, weights
     for first in (0..groups).step_by(GROUPS) {
         let (mut low, mut high) = ([0i8; PIECE + 16], [0i8; PIECE + 16]);
         for (i, &x) in values.next().unwrap_or_default().iter().enumerate() {
-            low[i] = (x.wrapping_add(8) & 15) - 8;
-            // Not by x - low, which may be 128.
-            high[i] = (x >> 4) + (x >> 3 & 1);
+            (low[i], high[i]) = apart(x);
         }
         for g in 0..GROUPS.min(groups - first) {
             // SAFETY: there is room for the tables of all groups; loads of 16 bytes stay within `low` and `high`.

@@ -9,7 +9,7 @@ use super::super::super::Job;
 use super::super::super::act::I8Tail;
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx2::Avx2;
-use super::super::{ROOM, ROWS};
+use super::super::{ROOM, ROWS, apart, digit};
 use super::product::padded;
 use super::{GROUP, GROUPS, LANES, STEP, UNIT, UNITS, position};
 
@@ -51,10 +51,9 @@ const DIGITS: [[i8; 16]; GROUP] = {
     let mut digits = [[0; 16]; GROUP];
     let mut m = 0;
     while m < 14 {
-        let (mut v, mut i) = (m as i8, 0);
+        let mut i = 0;
         while i < GROUP {
-            digits[i][m] = (v + 1) % 3 - 1;
-            v = (v - digits[i][m]) / 3;
+            digits[i][m] = digit(m as i32, i) as i8;
             i += 1;
         }
         m += 1;
@@ -70,9 +69,7 @@ unsafe fn make(values: &[i8], mut to: *mut u8) {
     for piece in values.chunks(PIECE) {
         let (mut low, mut high) = ([0i8; PIECE + 16], [0i8; PIECE + 16]);
         for (i, &x) in piece.iter().enumerate() {
-            low[i] = (x.wrapping_add(8) & 15) - 8;
-            // Not by x - low, which may be 128.
-            high[i] = (x >> 4) + (x >> 3 & 1);
+            (low[i], high[i]) = apart(x);
         }
         for g in 0..piece.len() / GROUP {
             // SAFETY: loads of 16 bytes stay within `low` and `high`; the caller has room for the tables of all groups.

@@ -11,7 +11,7 @@ pub(super) mod lookup;
 pub(super) mod product;
 
 use super::super::QK_K;
-use super::ROWS;
+use super::{ROWS, codes};
 use ggml_ops::quants::Ternary;
 
 /// Weights of a code.
@@ -44,12 +44,7 @@ pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
     const RUN: usize = 3;
     /// As a factor of a number whose bytes are three digits: byte 2 of the product is their value in base 3.
     const POWERS: u32 = 9 | 3 << 8 | 1 << 16;
-    const ZEROS: i8 = 13;
-    // Magnitudes, with the sign in bit 7.
-    let codes: [u8; 256] = std::array::from_fn(|v| {
-        let v = (v as i8).wrapping_sub(ZEROS);
-        v.unsigned_abs() & 15 | if v < 0 { 0x80 } else { 0 }
-    });
+    const CODES: [u8; 256] = codes(13);
     let mut largest = 0;
     for (rows, dst) in src.chunks_exact(ROWS * k / QK_K).zip(dst.chunks_exact_mut(ROWS * row_bytes(k))) {
         for (r, row) in rows.chunks_exact(k / QK_K).enumerate() {
@@ -58,12 +53,7 @@ pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
             for run in row.chunks(RUN) {
                 // Digits 0..=2, a 1 behind the end: a weight 0.
                 let mut digits = [1u8; RUN * QK_K];
-                for (digits, block) in digits.as_chunks_mut::<QK_K>().0.iter_mut().zip(run) {
-                    for (digit, w) in digits.iter_mut().zip(block.weights()) {
-                        *digit = (w + 1) as u8;
-                        largest = largest.max(*digit);
-                    }
-                }
+                largest = largest.max(super::digits(run, &mut digits));
                 let steps = (run.len() * QK_K).div_ceil(STEP);
                 for (step, unit) in (0..steps).zip(&mut units) {
                     let unit = &mut unit[UNIT * vector..UNIT * (vector + 1)];
@@ -73,7 +63,7 @@ pub(super) fn pack<B: Ternary>(k: usize, src: &[B], dst: &mut [u8]) -> bool {
                         let [a, b] = [2 * pair, 2 * pair + 1].map(|g| {
                             let at = GROUP * g;
                             let three = u32::from_le_bytes([digits[at], digits[at + 1], digits[at + 2], 0]);
-                            codes[(three.wrapping_mul(POWERS) >> 16 & 0xff) as usize]
+                            CODES[(three.wrapping_mul(POWERS) >> 16 & 0xff) as usize]
                         });
                         unit[LANES * pair + place] = a & 15 | b << 4;
                         signs = signs << 2 | (a >> 7) << 1 | b >> 7;

@@ -9,7 +9,7 @@ use super::super::super::Job;
 use super::super::super::act::I8Tail;
 use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx2::{Avx2, Dpbusd};
-use super::super::{QUAD, ROWS};
+use super::super::{QUAD, ROWS, digit};
 use super::{GROUP, LANES, STEP, UNIT, UNITS};
 
 /// Most tokens of a tile of results.
@@ -155,11 +155,9 @@ const DIGITS: [u8; 16] = {
     let mut digits = [0; 16];
     let mut m = 0;
     while m < 16 {
-        let (mut v, mut i) = (m as i32, 0);
+        let mut i = 0;
         while i < GROUP {
-            let d = (v + 1) % 3 - 1;
-            digits[m] |= ((d + 1) as u8) << (2 * i);
-            v = (v - d) / 3;
+            digits[m] |= ((digit(m as i32, i) + 1) as u8) << (2 * i);
             i += 1;
         }
         m += 1;
