@@ -5,6 +5,7 @@ use fabric_tests::backends::{self, compare, run};
 use fabric_tests::vulkan;
 use fabric_vulkan::VulkanOptions;
 use ggml_ops::backend::{Backend, Bindings};
+use ggml_ops::case::{AnyCase, Case, Operand, Tolerance};
 use ggml_ops::ops::{MulMat, OutProd, all_cases};
 use ggml_ops::{Graph, Op, OpError, TensorDesc, quants};
 use gguf::GgmlType;
@@ -212,6 +213,24 @@ fn cooperative_matrices_do_not_change_a_bit() {
             assert!(got == run(&without), "{what}: not the bits of other kernels");
             assert!(got == run(cpu.as_ref()), "{what}: not the CPU's bits");
             assert!(got == run(&divided), "{what}: not the same bits in small pieces");
+        }
+    }
+}
+
+/// Rows of more blocks than lanes of a sum hold at once, with one token and with several.
+#[test]
+fn rows_of_many_blocks() {
+    const K: usize = 19 * 256;
+    let cpu = backends::cpu(2, SimdLevel::detect());
+    let Some(gpu) = vulkan::with_binding(None) else { return };
+    for &ty in quants::ALL {
+        for tokens in [1, 5] {
+            let operands = [Operand::weight(ty, &[K, 9]), Operand::f32(&[K, tokens])];
+            let case = AnyCase::from(Case::new(MulMat { uniform_scale: None }, operands, Tolerance::relative(1e-5)));
+            let drawn = case.draw(13).unwrap();
+            let bytes = run(&gpu, &drawn).unwrap();
+            assert_eq!(compare(&drawn, &bytes, case.tolerance), None, "{ty}, {tokens} tokens");
+            assert!(bytes == run(cpu.as_ref(), &drawn).unwrap(), "{ty}, {tokens} tokens: not the CPU's bits");
         }
     }
 }

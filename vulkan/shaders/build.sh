@@ -23,10 +23,10 @@ for shader in mul_mat_q*.comp mul_mat_ternary.comp mul_mat_ternary_scaled.comp; 
 done
 # Those that add up lanes once more with shuffles. Of Vulkan 1.3, whose SPIR-V (1.6) promises full subgroups.
 for shader in act_i8.comp act_q*.comp cross_entropy_loss.comp exact.comp flash_attn_back_weights.comp \
-    flash_attn_values.comp mul_mat_float.comp mul_mat_q*.comp mul_mat_ternary.comp rms_norm*.comp soft_max*.comp; do
+    flash_attn_values.comp mul_mat_float.comp mul_mat_q?_k.comp mul_mat_ternary.comp rms_norm*.comp soft_max*.comp; do
     compile "$shader" _subgroup 1.3 -DSUBGROUPS
 done
-for shader in mul_mat_q*.comp mul_mat_ternary.comp; do
+for shader in mul_mat_q?_k.comp mul_mat_ternary.comp; do
     compile "$shader" _dot_subgroup 1.3 -DINTEGER_DOT -DSUBGROUPS
 done
 # Cooperative matrices are for a newer glslc (Debian 13's), which has to be named: GLSLC_COOPMAT=glslc shaders/build.sh. Without

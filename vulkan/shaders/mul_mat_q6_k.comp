@@ -5,9 +5,11 @@ layout(constant_id = 2) const uint TYPE = 14; // ggml's number: Q6_K, Q3_K, Q2_K
 #include "quants.glsl"
 
 const uint BLOCK_BYTES = TYPE == TYPE_Q6_K ? 210u : TYPE == TYPE_Q3_K ? 110u : 84u;
-// What codes are less than weights by, and the place of the scale.
+const uint D_AT = TYPE == TYPE_Q6_K ? 208u : TYPE == TYPE_Q3_K ? 108u : 80u, MIN_AT = 82u;
+const bool HAS_MIN = TYPE == TYPE_Q2_K;
+// What codes are less than weights by.
 const int ZERO = TYPE == TYPE_Q6_K ? 32 : TYPE == TYPE_Q3_K ? 4 : 0;
-const uint D_AT = TYPE == TYPE_Q6_K ? 208u : TYPE == TYPE_Q3_K ? 108u : 80u;
+#include "super_blocks.glsl"
 
 // Four codes of group g of the block at byte `at`, and their scale.
 uint group_of(uint at, uint g, out int scale) {
@@ -27,37 +29,18 @@ uint group_of(uint at, uint g, out int scale) {
     return low | (((load32(at + l) >> (i / 32u)) & 0x01010101u) << 2);
 }
 
-void accumulate() {
-    float sums[OUTPUTS];
-    for (uint o = 0u; o < OUTPUTS; o++) sums[o] = 0.0;
-    for (uint b = 0u; b < p.k / 256u; b++) {
-        int parts[OUTPUTS], mins[OUTPUTS];
-        for (uint o = 0u; o < OUTPUTS; o++) {
-            parts[o] = 0;
-            mins[o] = 0;
-        }
-        for (uint g = lane; g < 64u; g += 16u) {
-            uint q[TOKENS];
-            for (uint t = 0u; t < TOKENS; t++) q[t] = x[x_row[t] + 73u * b + 9u + g];
-            for (uint r = 0u; r < ROWS; r++) {
-                uint at = w_row[r] + BLOCK_BYTES * b;
-                int scale;
-                uint codes = group_of(at, g, scale);
-                for (uint t = 0u; t < TOKENS; t++) {
-                    parts[r * TOKENS + t] += scale * (dot4(codes, q[t]) - ZERO * sum4(q[t]));
-                    if (TYPE == TYPE_Q2_K) mins[r * TOKENS + t] += int(load8(at + g / 4u) >> 4) * sum4(q[t]);
-                }
+void add_products(uint b) {
+    for (uint g = lane; g < 64u; g += 16u) {
+        uint q[TOKENS];
+        for (uint t = 0u; t < TOKENS; t++) q[t] = x[x_row[t] + 73u * b + 9u + g];
+        for (uint r = 0u; r < ROWS; r++) {
+            uint at = w_row[r] + BLOCK_BYTES * b;
+            int scale;
+            uint codes = group_of(at, g, scale);
+            for (uint t = 0u; t < TOKENS; t++) {
+                sums[r * TOKENS + t] += scale * (dot4(codes, q[t]) - ZERO * sum4(q[t]));
+                if (HAS_MIN) mins[r * TOKENS + t] += int(load8(at + g / 4u) >> 4) * sum4(q[t]);
             }
         }
-        for (uint o = 0u; o < OUTPUTS; o++) {
-            uint at = w_row[o / TOKENS] + BLOCK_BYTES * b;
-            float dx = uintBitsToFloat(x[x_row[o % TOKENS] + 73u * b]);
-            sums[o] = sums[o] + float(parts[o]) * (half_to_float(load16(at + D_AT)) * dx);
-            if (TYPE == TYPE_Q2_K) sums[o] = sums[o] - float(mins[o]) * (half_to_float(load16(at + 82u)) * dx);
-        }
     }
-    for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, floatBitsToUint(sums[o]));
-}
-float result(uint o) {
-    return uintBitsToFloat(gathered(o));
 }

@@ -7,70 +7,85 @@ layout(constant_id = 2) const uint TYPE = 8;
 
 const bool HAS_MIN = TYPE == TYPE_Q4_1 || TYPE == TYPE_Q5_1;
 const bool HAS_FIFTH = TYPE == TYPE_Q5_0 || TYPE == TYPE_Q5_1;
-const uint BLOCK_BYTES = TYPE == TYPE_Q8_0 ? 34u : TYPE == TYPE_MXFP4 ? 17u : 18u + (HAS_MIN ? 2u : 0u) + (HAS_FIFTH ? 4u : 0u);
+// Of 4 bits: a word holds two groups of codes.
+const bool NIBBLES = TYPE != TYPE_Q8_0;
+// What codes are less than weights by.
+const int ZERO = TYPE == TYPE_Q4_0 ? 8 : TYPE == TYPE_Q5_0 ? 16 : 0;
+const uint FIFTHS_AT = HAS_MIN ? 4u : 2u;
+const uint QS_AT = TYPE == TYPE_MXFP4 ? 1u : FIFTHS_AT + (HAS_FIFTH ? 4u : 0u);
+const uint BLOCK_BYTES = QS_AT + (NIBBLES ? 16u : 32u);
+const uint TERMS = HAS_MIN ? 2u : 1u, PLACES = 128u / OUTPUTS;
+#include "mul_mat_lanes.glsl"
 
-// Four codes of group n of the block at byte `at`, whose bytes of 4 bits begin at `qs`.
-uint low_codes(uint qs, uint n) {
-    uint from = qs + 4u * (n % 4u);
-    return ((TYPE == TYPE_MXFP4 ? load32_any(from) : load32(from)) >> (n / 4u * 4u)) & 0x0f0f0f0fu;
-}
 // Bits 4 n to 4 n + 3, each as the fifth of a code.
 uint fifth_bits(uint bits, uint n) {
     bits = (bits >> (4u * n)) & 15u;
     return ((bits & 1u) << 4) | ((bits & 2u) << 11) | ((bits & 4u) << 18) | ((bits & 8u) << 25);
 }
-// Codes, or the values that they stand for, and the scale.
-uint group_of(uint row, uint g, out float d) {
-    uint n = g % 8u;
+// Byte of the codes of block b, and its scale.
+uint block_of(uint row, uint b, out float d) {
     if (TYPE == TYPE_IQ4_XS) {
-        uint at = row + g / 64u * 136u, j = g % 64u / 8u;
-        d = half_to_float(load16(at)) * float(iq4_xs_scale(at, j));
-        return values_of(low_codes(at + 8u + 16u * j, n));
+        uint at = row + b / 8u * 136u;
+        d = half_to_float(load16(at)) * float(iq4_xs_scale(at, b % 8u));
+        return at + 8u + 16u * (b % 8u);
     }
-    uint at = row + g / 8u * BLOCK_BYTES;
-    if (TYPE == TYPE_MXFP4) {
-        d = mxfp4_scale(load8(at));
-        return values_of(low_codes(at + 1u, n));
-    }
-    d = half_to_float(load16(at));
-    if (TYPE == TYPE_Q8_0) return load32(at + 2u + 4u * n);
-    uint from = at + (HAS_MIN ? 4u : 2u);
-    if (HAS_FIFTH) return low_codes(from + 4u, n) | fifth_bits(load32(from), n);
-    return TYPE == TYPE_IQ4_NL ? values_of(low_codes(from, n)) : low_codes(from, n);
+    uint at = row + b * BLOCK_BYTES;
+    d = TYPE == TYPE_MXFP4 ? mxfp4_scale(load8(at)) : half_to_float(load16(at));
+    return at + QS_AT;
 }
 int product(uint codes, uint q) {
-    if (HAS_MIN) return dot4(codes, q);
-    if (TYPE == TYPE_Q4_0) return dot4(codes, q) - 8 * sum4(q);
-    if (TYPE == TYPE_Q5_0) return dot4(codes, q) - 16 * sum4(q);
-    return dot4s(codes, q);
+    return HAS_MIN || ZERO != 0 ? dot4(codes, q) : dot4s(codes, q);
 }
 
-void accumulate() {
-    float sums[OUTPUTS];
-    for (uint o = 0u; o < OUTPUTS; o++) sums[o] = 0.0;
-    for (uint g = lane; g < p.k / 4u; g += 16u) {
-        // A record of Q8_K, or one of Q8_0.
-        uint record = TYPE == TYPE_IQ4_XS ? 73u * (g / 64u) : 9u * (g / 8u);
-        uint place = TYPE == TYPE_IQ4_XS ? 9u + g % 64u : 1u + g % 8u;
+// The terms of block b of all outputs, into place i.
+void put_block(uint b, uint i) {
+    // A record of Q8_K, or one of Q8_0.
+    uint record = TYPE == TYPE_IQ4_XS ? 73u * (b / 8u) : 9u * b;
+    uint activations = record + (TYPE == TYPE_IQ4_XS ? 9u + b % 8u * 8u : 1u);
+    int sums[OUTPUTS], q_sums[TOKENS];
+    uint qs[ROWS], fifths[ROWS], word[ROWS];
+    float dw[ROWS];
+    for (uint o = 0u; o < OUTPUTS; o++) sums[o] = 0;
+    for (uint t = 0u; t < TOKENS; t++) q_sums[t] = 0;
+    for (uint r = 0u; r < ROWS; r++) {
+        qs[r] = block_of(w_row[r], b, dw[r]);
+        if (HAS_FIFTH) fifths[r] = load32(qs[r] - 4u);
+    }
+    for (uint g = 0u; g < 8u; g++) {
+        // A word of 4 bits each has group n in its low halves, and group n + 4 in its high ones.
+        uint n = NIBBLES ? g / 2u + g % 2u * 4u : g;
         uint q[TOKENS];
-        float dx[TOKENS];
         for (uint t = 0u; t < TOKENS; t++) {
-            q[t] = x[x_row[t] + record + place];
-            dx[t] = uintBitsToFloat(x[x_row[t] + record]);
+            q[t] = x[x_row[t] + activations + n];
+            if (HAS_MIN || ZERO != 0) q_sums[t] += sum4(q[t]);
         }
         for (uint r = 0u; r < ROWS; r++) {
-            float dw;
-            uint codes = group_of(w_row[r], g, dw);
-            float least = HAS_MIN ? half_to_float(load16(w_row[r] + g / 8u * BLOCK_BYTES + 2u)) : 0.0;
-            for (uint t = 0u; t < TOKENS; t++) {
-                uint o = r * TOKENS + t;
-                sums[o] = sums[o] + float(product(codes, q[t])) * (dw * dx[t]);
-                if (HAS_MIN) sums[o] = sums[o] + float(sum4(q[t])) * (least * dx[t]);
-            }
+            if (!NIBBLES) word[r] = load32(qs[r] + 4u * n);
+            else if (g % 2u != 0u) word[r] >>= 4;
+            else word[r] = TYPE == TYPE_MXFP4 ? load32_any(qs[r] + 4u * n) : load32(qs[r] + 4u * n);
+            uint codes = NIBBLES ? word[r] & 0x0f0f0f0fu : word[r];
+            if (HAS_FIFTH) codes |= fifth_bits(fifths[r], n);
+            if (TYPE == TYPE_IQ4_NL || TYPE == TYPE_IQ4_XS || TYPE == TYPE_MXFP4) codes = values_of(codes);
+            for (uint t = 0u; t < TOKENS; t++) sums[r * TOKENS + t] += product(codes, q[t]);
         }
     }
-    for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, floatBitsToUint(sums[o]));
+    for (uint r = 0u; r < ROWS; r++) {
+        float least = HAS_MIN ? half_to_float(load16(qs[r] - QS_AT + 2u)) : 0.0;
+        for (uint t = 0u; t < TOKENS; t++) {
+            uint o = r * TOKENS + t;
+            float dx = uintBitsToFloat(x[x_row[t] + record]);
+            lanes[place(o, 0u, i)] = floatBitsToUint(float(sums[o] - ZERO * q_sums[t]) * (dw[r] * dx));
+            if (HAS_MIN) lanes[place(o, 1u, i)] = floatBitsToUint(float(q_sums[t]) * (least * dx));
+        }
+    }
 }
-float result(uint o) {
-    return uintBitsToFloat(gathered(o));
+
+// Each lane takes whole blocks, and they meet after PLACES of them.
+void accumulate() {
+    for (uint first = 0u; first < p.k / 32u; first += PLACES) {
+        uint blocks = min(PLACES, p.k / 32u - first);
+        for (uint i = lane; i < blocks; i += 16u) put_block(first + i, i);
+        add_places(0u, blocks);
+        barrier();
+    }
 }

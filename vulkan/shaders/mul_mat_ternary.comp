@@ -1,7 +1,8 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
-#define INTEGER_LANES
 #include "mul_mat.glsl"
+const uint TERMS = 1u, PLACES = 16u;
+#include "mul_mat_lanes.glsl"
 layout(constant_id = 2) const uint TYPE = 35; // ggml's number: TQ1_0, TQ2_0
 #include "ternary.glsl"
 
@@ -25,10 +26,11 @@ void accumulate() {
             }
         }
     }
-    for (uint o = 0u; o < OUTPUTS; o++) put_lane(o, uint(sums[o]));
-}
-float result(uint o) {
-    uint record = x_row[o % TOKENS];
+    if (!SHUFFLES) {
+        for (uint o = 0u; o < OUTPUTS; o++) lanes[place(o, 0u, lane)] = uint(sums[o]);
+        barrier();
+    }
+    int sum = SHUFFLES ? shuffled(sums) : sum_of_places(0u, 0u);
     // Codes are one more than weights.
-    return float(int(gathered(o)) - int(x[record + 1u])) * (p.d * uintBitsToFloat(x[record]));
+    total = float(sum - int(x[own_x + 1u])) * (p.d * uintBitsToFloat(x[own_x]));
 }

@@ -1,15 +1,14 @@
 #version 450
 #extension GL_GOOGLE_include_directive : require
 #include "mul_mat.glsl"
+const uint TERMS = 1u, PLACES = 16u;
+#include "mul_mat_lanes.glsl"
 layout(constant_id = 2) const uint TYPE = 35; // ggml's number: TQ1_0, TQ2_0
 #include "ternary.glsl"
-
-float totals[OUTPUTS]; // of this invocation's own outputs
 
 // A scale for each block, of weights and of activations: blocks are summed in order. Each lane takes one of 16 blocks.
 void accumulate() {
     uint blocks = p.k / 256u;
-    for (uint o = 0u; o < OUTPUTS; o++) totals[o] = 0.0;
     for (uint first = 0u; first < blocks; first += 16u) {
         uint b = first + lane;
         if (b < blocks) {
@@ -32,18 +31,10 @@ void accumulate() {
             for (uint o = 0u; o < OUTPUTS; o++) {
                 float dw = half_to_float(load16(w_row[o / TOKENS] + b * BLOCK_BYTES + BLOCK_BYTES - 2u));
                 float dx = uintBitsToFloat(x[x_row[o % TOKENS] + b * 73u]);
-                put_lane(o, floatBitsToUint(float(sums[o]) * (dw * dx)));
+                lanes[place(o, 0u, lane)] = floatBitsToUint(float(sums[o]) * (dw * dx));
             }
         }
-        barrier();
-        for (uint o = lane; o < OUTPUTS; o += 16u) {
-            for (uint l = 0u; l < min(16u, blocks - first); l++) {
-                totals[o] = totals[o] + uintBitsToFloat(lanes[lanes_of(o) + l * LANE]);
-            }
-        }
+        add_places(0u, min(16u, blocks - first));
         barrier();
     }
-}
-float result(uint o) {
-    return totals[o];
 }

@@ -121,8 +121,6 @@ with_subgroups! {
     MulMatQ4KDot "mul_mat_q4_k_dot_subgroup",
     MulMatQ6K "mul_mat_q6_k_subgroup",
     MulMatQ6KDot "mul_mat_q6_k_dot_subgroup",
-    MulMatQ8_0 "mul_mat_q8_0_subgroup",
-    MulMatQ8_0Dot "mul_mat_q8_0_dot_subgroup",
     MulMatTernary "mul_mat_ternary_subgroup",
     MulMatTernaryDot "mul_mat_ternary_dot_subgroup",
     RmsNorm "rms_norm_subgroup",

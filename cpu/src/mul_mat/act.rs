@@ -10,14 +10,46 @@ use crate::simd::{Floats, SimdLevel};
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
 pub(super) const TQ1_PLANES: usize = 5 * 64;
 
-/// A pair of Q8_0 blocks, elements 64 i .. 64 i + 64. A missing second block is all zero.
+/// Two blocks of Q8_0 of a token that is alone, elements 64 i .. 64 i + 64. A missing second block is all zero.
 #[repr(C, align(64))]
 pub(super) struct Q8Pair {
     pub q: [i8; 64],
     /// -128 times the sums of four neighbours.
     pub nsum: [i32; 16],
-    /// The scales of the two blocks, 8 times each.
-    pub d: [f32; 16],
+}
+
+/// Floats for one number of each block.
+pub(super) const fn padded(blocks: usize) -> usize {
+    blocks.next_multiple_of(16)
+}
+
+/// What follows the pairs: for each block its scale and the sum of its values, zeros up to a multiple of 16.
+#[derive(Clone, Copy)]
+pub(super) struct Q8Scales {
+    pub d: *mut f32,
+    pub sum: *mut f32,
+}
+
+impl Q8Scales {
+    const fn record_size(blocks: usize) -> usize {
+        blocks.div_ceil(2) * size_of::<Q8Pair>() + padded(blocks) * 8
+    }
+
+    /// Those of a token.
+    pub fn behind(token: *mut u8, blocks: usize) -> Self {
+        let d = token.cast::<Q8Pair>().wrapping_add(blocks.div_ceil(2)).cast::<f32>();
+        Q8Scales { d, sum: d.wrapping_add(padded(blocks)) }
+    }
+}
+
+/// A block of Q8_0 of one of several tokens.
+#[repr(C, align(16))]
+pub(super) struct Q8Block {
+    pub q: [i8; 32],
+    pub d: f32,
+    /// Sum of the values, and -128 times it.
+    pub sum: f32,
+    pub nsum: i32,
 }
 
 /// A block of Q8_K.
@@ -26,8 +58,10 @@ pub(super) struct Q8K {
     pub q: [i8; 256],
     /// 32 times the sums of two neighbours.
     pub sum2x32: [i16; 128],
-    /// Sums of 32.
-    pub bsums: [i16; 8],
+    pub sums32: [i16; 8],
+    pub sums16: [i16; 16],
+    /// -32 times them.
+    pub nsums16: [i32; 16],
     /// Sum of all.
     pub sum: i32,
     pub d: f32,
@@ -88,7 +122,8 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
             let blocks = I8Order::of(level, fmt, n).block_size() * (k / QK_K);
             blocks + size_of::<I8Tail>()
         }
-        ActFormat::Q8_0 | ActFormat::Q8KPairs => k.div_ceil(64) * size_of::<Q8Pair>(),
+        ActFormat::Q8_0 | ActFormat::Q8KPairs if n == 1 => Q8Scales::record_size(k / QK),
+        ActFormat::Q8_0 | ActFormat::Q8KPairs => k / QK * size_of::<Q8Block>(),
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
         ActFormat::Fives => packed::record_size(FIVES, k),
         ActFormat::Threes => packed::record_size(Packing::Threes, k),
@@ -131,9 +166,9 @@ unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *m
         match fmt {
             ActFormat::F32 => floats(x, dst),
             ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
-            ActFormat::Q8_0 => q8_0(x, dst.cast()),
+            ActFormat::Q8_0 => q8_0(n, x, dst),
             ActFormat::Q8K => q8_k(x, dst.cast()),
-            ActFormat::Q8KPairs => q8_k_pairs(x, dst.cast()),
+            ActFormat::Q8KPairs => q8_k_in_blocks_of_32(n, x, dst),
             ActFormat::Fives => {
                 i8_token(I8Order::Natural, x, dst);
                 packed::finish(FIVES, n, x.len(), dst);
@@ -254,28 +289,63 @@ fn tq1_order<const PLANE: usize, const SIZE: usize>(q: &[i8; QK_K]) -> [i8; SIZE
 }
 
 #[inline(always)]
-unsafe fn q8_0(x: &[f32], mut dst: *mut Q8Pair) {
-    for pair in x.chunks(64) {
-        let mut out = Q8Pair { q: [0; 64], nsum: [0; 16], d: [0.0; 16] };
-        for (half, block) in pair.chunks_exact(QK).enumerate() {
+unsafe fn q8_0(n: usize, x: &[f32], dst: *mut u8) {
+    let blocks = x.len() / QK;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (b, block) in x.chunks_exact(QK).enumerate() {
             let amax = absmax(block);
             let q: [i8; QK] = if amax == 0.0 { [0; QK] } else { quantize(block, 127.0 / amax) };
-            out.q[32 * half..32 * half + 32].copy_from_slice(&q);
-            out.d[8 * half..8 * half + 8].fill(round_f16(amax / 127.0));
+            put_block(n, blocks, b, &q, round_f16(amax / 127.0), dst);
         }
-        out.nsum = nsum(&out.q);
-        // SAFETY: the record has one `Q8Pair` for each 64 elements.
-        unsafe {
-            dst.write(out);
-            dst = dst.add(1);
+        finish_blocks(n, blocks, dst);
+    }
+}
+
+/// Writes block `b` of one of `n` tokens, which have `blocks` of them.
+#[inline(always)]
+unsafe fn put_block(n: usize, blocks: usize, b: usize, q: &[i8; QK], d: f32, dst: *mut u8) {
+    let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
+    // SAFETY: the caller's promise: b is below `blocks`, for which the record has room.
+    unsafe {
+        if n > 1 {
+            dst.cast::<Q8Block>().add(b).write(Q8Block { q: *q, d, sum: sum as f32, nsum: -128 * sum });
+        } else {
+            let pair = dst.cast::<Q8Pair>().add(b / 2);
+            (&raw mut (*pair).q).cast::<[i8; QK]>().add(b % 2).write(*q);
+            (&raw mut (*pair).nsum).cast::<[i32; 8]>().add(b % 2).write(nsum(q));
+            let scales = Q8Scales::behind(dst, blocks);
+            scales.d.add(b).write(d);
+            scales.sum.add(b).write(sum as f32);
+        }
+    }
+}
+
+/// Zeros where a token that is alone has no blocks.
+#[inline(always)]
+unsafe fn finish_blocks(n: usize, blocks: usize, dst: *mut u8) {
+    if n > 1 {
+        return;
+    }
+    // SAFETY: the caller's promise: the record has room for whole pairs and padded scales.
+    unsafe {
+        if blocks % 2 == 1 {
+            let pair = dst.cast::<Q8Pair>().add(blocks / 2);
+            (&raw mut (*pair).q).cast::<[i8; QK]>().add(1).write([0; QK]);
+            (&raw mut (*pair).nsum).cast::<[i32; 8]>().add(1).write([0; 8]);
+        }
+        let scales = Q8Scales::behind(dst, blocks);
+        for b in blocks..padded(blocks) {
+            scales.d.add(b).write(0.0);
+            scales.sum.add(b).write(0.0);
         }
     }
 }
 
 /// -128 times the sums of four.
 #[inline(always)]
-fn nsum(q: &[i8; 64]) -> [i32; 16] {
-    let mut sums = [0; 16];
+fn nsum(q: &[i8; QK]) -> [i32; 8] {
+    let mut sums = [0; 8];
     for (sum, four) in sums.iter_mut().zip(q.chunks_exact(4)) {
         *sum = -128 * four.iter().map(|&q| i32::from(q)).sum::<i32>();
     }
@@ -294,16 +364,17 @@ fn quantize_256(block: &[f32]) -> ([i8; QK_K], f32) {
 }
 
 #[inline(always)]
-unsafe fn q8_k_pairs(x: &[f32], mut dst: *mut Q8Pair) {
-    for block in x.chunks_exact(QK_K) {
-        let (q, d) = quantize_256(block);
-        for q in q.as_chunks::<64>().0 {
-            // SAFETY: the record has one `Q8Pair` for each 64 elements.
-            unsafe {
-                dst.write(Q8Pair { q: *q, nsum: nsum(q), d: [d; 16] });
-                dst = dst.add(1);
+unsafe fn q8_k_in_blocks_of_32(n: usize, x: &[f32], dst: *mut u8) {
+    let blocks = x.len() / QK;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for (b, block) in x.chunks_exact(QK_K).enumerate() {
+            let (q, d) = quantize_256(block);
+            for (j, q) in q.as_chunks::<QK>().0.iter().enumerate() {
+                put_block(n, blocks, b * (QK_K / QK) + j, q, d, dst);
             }
         }
+        finish_blocks(n, blocks, dst);
     }
 }
 
@@ -311,14 +382,20 @@ unsafe fn q8_k_pairs(x: &[f32], mut dst: *mut Q8Pair) {
 unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
     for block in x.chunks_exact(QK_K) {
         let (q, d) = quantize_256(block);
-        let mut out = Q8K { q, sum2x32: [0; 128], bsums: [0; 8], sum: 0, d };
+        let mut out = Q8K { q, sum2x32: [0; 128], sums32: [0; 8], sums16: [0; 16], nsums16: [0; 16], sum: 0, d };
         for (sum, two) in out.sum2x32.iter_mut().zip(q.chunks_exact(2)) {
             *sum = 32 * (i16::from(two[0]) + i16::from(two[1]));
         }
-        for (sum, group) in out.bsums.iter_mut().zip(q.chunks_exact(32)) {
+        for (sum, group) in out.sums16.iter_mut().zip(q.chunks_exact(16)) {
             *sum = group.iter().map(|&q| i16::from(q)).sum();
         }
-        out.sum = out.bsums.iter().map(|&s| i32::from(s)).sum();
+        for (nsum, &sum) in out.nsums16.iter_mut().zip(&out.sums16) {
+            *nsum = -32 * i32::from(sum);
+        }
+        for (sum, two) in out.sums32.iter_mut().zip(out.sums16.chunks_exact(2)) {
+            *sum = two[0] + two[1];
+        }
+        out.sum = out.sums32.iter().map(|&s| i32::from(s)).sum();
         // SAFETY: the record has one `Q8K` for each 256 elements.
         unsafe {
             dst.write(out);

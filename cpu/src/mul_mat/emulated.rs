@@ -220,16 +220,26 @@ fn avx_vnni_has_the_bits_of_the_definitions() {
     if !SimdLevel::Avx2.supported() {
         return;
     }
-    let one = |at: usize, size: usize| {
-        move |w: &mut [u8]| w.chunks_exact_mut(size).for_each(|block| block[at..at + 2].copy_from_slice(&[0x00, 0x2c]))
+    let ones = |at: &'static [usize], size: usize| {
+        move |w: &mut [u8]| {
+            for block in w.chunks_exact_mut(size) {
+                at.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&[0x00, 0x2c]));
+            }
+        }
     };
     for n in [1, 2, 7] {
         for kind in TERNARY {
             check(SimdLevel::AvxVnni, kind, 768, n, |_| {});
         }
-        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq1_0), 768, n, one(52, 54));
-        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq2_0), 768, n, one(64, 66));
-        check(SimdLevel::AvxVnni, WeightKind::Q8_0, 224, n, one(0, 34));
-        check(SimdLevel::AvxVnni, WeightKind::Q4_0, 224, n, one(0, 18));
+        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq1_0), 768, n, ones(&[52], 54));
+        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq2_0), 768, n, ones(&[64], 66));
+        check(SimdLevel::AvxVnni, WeightKind::Q8_0, 224, n, ones(&[0], 34));
+        check(SimdLevel::AvxVnni, WeightKind::Q4_0, 224, n, ones(&[0], 18));
+        check(SimdLevel::AvxVnni, WeightKind::Q4_1, 224, n, ones(&[0, 2], 20));
+        check(SimdLevel::AvxVnni, WeightKind::Iq4Xs, 768, n, ones(&[0], 136));
+        check(SimdLevel::AvxVnni, WeightKind::Q2K, 768, n, ones(&[80, 82], 84));
+        check(SimdLevel::AvxVnni, WeightKind::Q3K, 768, n, ones(&[108], 110));
+        check(SimdLevel::AvxVnni, WeightKind::Q5K, 768, n, ones(&[0, 2], 176));
+        check(SimdLevel::AvxVnni, WeightKind::Q6K, 768, n, ones(&[208], 210));
     }
 }

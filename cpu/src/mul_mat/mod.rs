@@ -5,10 +5,11 @@
 //! (`docs/numerics.md`).
 //!
 //! One token reads the file's blocks directly, at the speed of memory. Several tokens share rows that are unpacked
-//! once into a scratch panel that fits the L2 cache ([`panel`]). Ternary weights may be packed anew before ([`packed`]).
+//! once into scratch memory that fits the L2 cache: blocks with scales of their own side by side ([`side_by_side`]), others one after the
+//! other ([`panel`]). Ternary weights may be packed anew before ([`packed`]).
 //!
-//! To add a weight type: a variant of [`WeightKind`], its plain loop in `scalar.rs`, and a kernel (`panel::Rows`, and a
-//! decoder for one token).
+//! To add a weight type of blocks: a variant of [`WeightKind`], its plain loop in `scalar.rs`, and how it is unpacked
+//! (`blocks_of_32::Block32` or `k_quants::KBlock`).
 
 mod scalar;
 
@@ -16,6 +17,10 @@ mod scalar;
 mod act;
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
+mod blocks_of_32;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod emulated;
 mod fetch;
@@ -25,11 +30,11 @@ mod float;
 mod k_quants;
 pub(crate) mod packed;
 #[cfg(target_arch = "x86_64")]
-mod pairs;
-#[cfg(target_arch = "x86_64")]
 mod panel;
 #[cfg(target_arch = "x86_64")]
-mod sub_blocks_16;
+mod side_by_side;
+#[cfg(target_arch = "x86_64")]
+mod super_blocks;
 #[cfg(target_arch = "x86_64")]
 mod ternary;
 #[cfg(target_arch = "x86_64")]
@@ -269,16 +274,19 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
             }
             WeightKind::TernaryUniform { .. } => panel::size(ternary::Uniform::unpacked_size(k)),
             WeightKind::Ternary(_) => panel::size(ternary::Scaled::unpacked_size(k)),
-            WeightKind::Q8_0 => panel::size(pairs::unpacked_size::<pairs::Q8_0>(k)),
-            WeightKind::Q4_0 => panel::size(pairs::unpacked_size::<pairs::Q4_0>(k)),
-            WeightKind::Q4_1 => panel::size(pairs::unpacked_size::<pairs::Q4_1>(k)),
-            WeightKind::Q5_0 => panel::size(pairs::unpacked_size::<pairs::Q5_0>(k)),
-            WeightKind::Q5_1 => panel::size(pairs::unpacked_size::<pairs::Q5_1>(k)),
-            WeightKind::Iq4Nl => panel::size(pairs::unpacked_size::<pairs::Iq4Nl>(k)),
-            WeightKind::Iq4Xs => panel::size(pairs::unpacked_size::<pairs::Iq4Xs>(k)),
-            WeightKind::Mxfp4 => panel::size(pairs::unpacked_size::<pairs::Mxfp4>(k)),
-            WeightKind::Q2K | WeightKind::Q3K => panel::size(sub_blocks_16::unpacked_size(k)),
-            WeightKind::Q4K | WeightKind::Q5K | WeightKind::Q6K => panel::size(k_quants::unpacked_size(k)),
+            WeightKind::Q8_0 => blocks::scratch_size::<blocks_of_32::Q8_0>(k),
+            WeightKind::Q4_0 => blocks::scratch_size::<blocks_of_32::Q4_0>(k),
+            WeightKind::Q4_1 => blocks::scratch_size::<blocks_of_32::Q4_1>(k),
+            WeightKind::Q5_0 => blocks::scratch_size::<blocks_of_32::Q5_0>(k),
+            WeightKind::Q5_1 => blocks::scratch_size::<blocks_of_32::Q5_1>(k),
+            WeightKind::Iq4Nl => blocks::scratch_size::<blocks_of_32::Iq4Nl>(k),
+            WeightKind::Iq4Xs => blocks::scratch_size::<blocks_of_32::Iq4Xs>(k),
+            WeightKind::Mxfp4 => blocks::scratch_size::<blocks_of_32::Mxfp4>(k),
+            WeightKind::Q2K => super_blocks::scratch_size::<k_quants::Q2K>(k),
+            WeightKind::Q3K => super_blocks::scratch_size::<k_quants::Q3K>(k),
+            WeightKind::Q4K => super_blocks::scratch_size::<k_quants::Q4K>(k),
+            WeightKind::Q5K => super_blocks::scratch_size::<k_quants::Q5K>(k),
+            WeightKind::Q6K => super_blocks::scratch_size::<k_quants::Q6K>(k),
         },
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,
@@ -427,19 +435,19 @@ unsafe fn vector(kind: WeightKind, job: &Job) {
             WeightKind::TernaryUniform { ty, d } if amx::takes(job.level, job.n) => amx::uniform(ty, d, job),
             WeightKind::TernaryUniform { ty, d } => ternary::uniform(ty, d, job),
             WeightKind::Ternary(ty) => ternary::scaled(ty, job),
-            WeightKind::Q8_0 => pairs::mul_mat::<pairs::Q8_0>(job),
-            WeightKind::Q4_0 => pairs::mul_mat::<pairs::Q4_0>(job),
-            WeightKind::Q4_1 => pairs::mul_mat::<pairs::Q4_1>(job),
-            WeightKind::Q5_0 => pairs::mul_mat::<pairs::Q5_0>(job),
-            WeightKind::Q5_1 => pairs::mul_mat::<pairs::Q5_1>(job),
-            WeightKind::Iq4Nl => pairs::mul_mat::<pairs::Iq4Nl>(job),
-            WeightKind::Iq4Xs => pairs::mul_mat::<pairs::Iq4Xs>(job),
-            WeightKind::Mxfp4 => pairs::mul_mat::<pairs::Mxfp4>(job),
-            WeightKind::Q2K => sub_blocks_16::mul_mat::<sub_blocks_16::Q2K>(job),
-            WeightKind::Q3K => sub_blocks_16::mul_mat::<sub_blocks_16::Q3K>(job),
-            WeightKind::Q4K => k_quants::mul_mat::<k_quants::Q4K>(job),
-            WeightKind::Q5K => k_quants::mul_mat::<k_quants::Q5K>(job),
-            WeightKind::Q6K => k_quants::mul_mat::<k_quants::Q6K>(job),
+            WeightKind::Q8_0 => blocks::mul_mat::<blocks_of_32::Q8_0>(job),
+            WeightKind::Q4_0 => blocks::mul_mat::<blocks_of_32::Q4_0>(job),
+            WeightKind::Q4_1 => blocks::mul_mat::<blocks_of_32::Q4_1>(job),
+            WeightKind::Q5_0 => blocks::mul_mat::<blocks_of_32::Q5_0>(job),
+            WeightKind::Q5_1 => blocks::mul_mat::<blocks_of_32::Q5_1>(job),
+            WeightKind::Iq4Nl => blocks::mul_mat::<blocks_of_32::Iq4Nl>(job),
+            WeightKind::Iq4Xs => blocks::mul_mat::<blocks_of_32::Iq4Xs>(job),
+            WeightKind::Mxfp4 => blocks::mul_mat::<blocks_of_32::Mxfp4>(job),
+            WeightKind::Q2K => super_blocks::mul_mat::<k_quants::Q2K>(job),
+            WeightKind::Q3K => super_blocks::mul_mat::<k_quants::Q3K>(job),
+            WeightKind::Q4K => super_blocks::mul_mat::<k_quants::Q4K>(job),
+            WeightKind::Q5K => super_blocks::mul_mat::<k_quants::Q5K>(job),
+            WeightKind::Q6K => super_blocks::mul_mat::<k_quants::Q6K>(job),
         }
     }
 }

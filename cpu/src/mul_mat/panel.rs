@@ -26,12 +26,7 @@ pub(super) fn size(unpacked: usize) -> usize {
 
 /// How rows of a weight type are unpacked and multiplied.
 pub(super) trait Rows {
-    /// Each output of a tile takes 16 lanes. Otherwise narrow registers allow larger tiles.
-    const LANES: bool;
-    /// Tiles of two rows are faster than tiles of four, whatever the number of registers.
-    const LOW: bool = false;
-
-    /// Bytes of an unpacked row, a multiple of 64; 0: the tiles read the file's rows.
+    /// Bytes of an unpacked row, a multiple of 64.
     fn unpacked_size(&self, k: usize) -> usize;
 
     /// # Safety
@@ -58,7 +53,7 @@ impl<P: Rows> Kernel for Panels<'_, P> {
     unsafe fn run<S: Simd>(&self, job: &Job) {
         // SAFETY: the caller's promises.
         unsafe {
-            if S::WIDE && !P::LOW {
+            if S::WIDE {
                 panels::<S, P, 4>(self.0, job);
             } else {
                 panels::<S, P, 2>(self.0, job);
@@ -71,7 +66,6 @@ impl<P: Rows> Kernel for Panels<'_, P> {
 unsafe fn panels<S: Simd, P: Rows, const R: usize>(kind: &P, job: &Job) {
     let unpacked = kind.unpacked_size(job.k);
     let rows = rows(unpacked);
-    let max_tile = if S::WIDE || !P::LANES { 4 } else { 2 };
     let mut ahead = Ahead::new(job);
     let mut r0 = job.r0;
     while r0 < job.r1 {
@@ -80,20 +74,16 @@ unsafe fn panels<S: Simd, P: Rows, const R: usize>(kind: &P, job: &Job) {
         for (r, row) in (r0..r1).zip(&mut panel) {
             // SAFETY: r < r1, and the scratch memory has `rows` unpacked rows.
             unsafe {
-                if unpacked == 0 {
-                    *row = job.row(r);
-                } else {
-                    let dst = job.scratch.add((r - r0) * unpacked);
-                    kind.unpack::<S>(job.k, job.row(r), dst, &mut ahead);
-                    *row = dst;
-                }
+                let dst = job.scratch.add((r - r0) * unpacked);
+                kind.unpack::<S>(job.k, job.row(r), dst, &mut ahead);
+                *row = dst;
             }
         }
         let mut t = 0;
         while t < job.n {
             // SAFETY: t and the tokens of the tile are below n.
             unsafe {
-                t += match max_tile.min(job.n - t) {
+                t += match MAX_TILE.min(job.n - t) {
                     1 => tiles::<S, P, R, 1>(kind, job, &panel, r0, r1, t),
                     2 | 3 => tiles::<S, P, R, 2>(kind, job, &panel, r0, r1, t),
                     _ => tiles::<S, P, R, 4>(kind, job, &panel, r0, r1, t),

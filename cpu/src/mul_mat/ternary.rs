@@ -211,8 +211,6 @@ impl Uniform {
 }
 
 impl Rows for Uniform {
-    const LANES: bool = false;
-
     fn unpacked_size(&self, k: usize) -> usize {
         Self::unpacked_size(k)
     }
@@ -282,8 +280,6 @@ impl Scaled {
 }
 
 impl Rows for Scaled {
-    const LANES: bool = false;
-
     fn unpacked_size(&self, k: usize) -> usize {
         Self::unpacked_size(k)
     }

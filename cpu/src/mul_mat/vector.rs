@@ -1,5 +1,7 @@
 //! The vector operations that the kernels are written in, and how a kernel is compiled for each level.
 
+use std::arch::x86_64::__m256;
+
 use super::Job;
 use crate::simd::SimdLevel;
 
@@ -71,6 +73,10 @@ pub(crate) trait Simd {
     unsafe fn or(a: Self::B, b: Self::B) -> Self::B;
     unsafe fn sub8(a: Self::B, b: Self::B) -> Self::B;
     unsafe fn sub16(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn add32(a: Self::B, b: Self::B) -> Self::B;
+    unsafe fn mul32(a: Self::B, b: Self::B) -> Self::B;
+    /// Four bytes at `p`, in every 32-bit lane.
+    unsafe fn splat32(p: *const u8) -> Self::B;
     /// Shifts 16-bit lanes right.
     unsafe fn srl16<const N: u32>(v: Self::B) -> Self::B;
     /// u8 x i8, neighbours added, i16 (saturating: the caller keeps the sums small).
@@ -81,13 +87,23 @@ pub(crate) trait Simd {
     unsafe fn splat_4x16(p: *const i16) -> Self::B;
     /// Two i16 at `p`, each in 16 neighbouring 16-bit lanes.
     unsafe fn splat_2x16(p: *const i16) -> Self::B;
-    /// Two floats at `p`, each in 8 lanes.
-    unsafe fn splat_2f(p: *const f32) -> Self::F;
+    /// Lanes 0..8 and 8..16.
+    unsafe fn join_f(lo: __m256, hi: __m256) -> Self::F;
 
     /// Brings i8 weights into the form that [`Simd::dot4`] wants.
     unsafe fn dot4_weights(w: Self::B) -> Self::B;
     /// i8 x i8 with four neighbours added, exact. x is in -127..=127; `nsum` is -128 times the sums of four of x.
     unsafe fn dot4(w: Self::B, x: Self::B, nsum: Self::B) -> Self::B;
+    /// What sums of [`Simd::dot4_add`] begin with, whose x have `nsum`, -128 times their sum.
+    unsafe fn dot4_start(nsum: Self::B) -> Self::B;
+    /// As `dot4`, added to `acc`.
+    unsafe fn dot4_add(acc: Self::B, w: Self::B, x: Self::B) -> Self::B;
+    /// `acc` plus codes (0..=63) x i8 with four neighbours added, exact.
+    unsafe fn dot4_codes(acc: Self::B, codes: Self::B, x: Self::B) -> Self::B;
+    /// The sums of the halves of eight values, in order.
+    unsafe fn sums_of_halves(v: [Self::B; 8]) -> Self::B;
+    /// The sums of the lanes of four values.
+    unsafe fn sums_of_lanes(v: [Self::B; 4]) -> [i32; 4];
 
     unsafe fn acc_zero() -> Self::Acc;
     /// Adds codes (0..=3) times x (-127..=127).
@@ -141,12 +157,6 @@ pub(crate) trait Simd {
     #[inline(always)]
     unsafe fn sums<const R: usize, const T: usize>(v: &[[Self::Acc; 4]; R]) -> [[i32; 4]; T] {
         by_token!(v, R, T, Self::acc_sum4)
-    }
-
-    /// [`Simd::tree4`] of a tile of R rows (2 or 4) and T tokens: the sums of each token.
-    #[inline(always)]
-    unsafe fn trees<const R: usize, const T: usize>(v: &[[Self::F; 4]; R]) -> [[f32; 4]; T] {
-        by_token!(v, R, T, Self::tree4)
     }
 }
 

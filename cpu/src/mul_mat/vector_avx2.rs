@@ -138,16 +138,38 @@ macro_rules! avx2_level {
                 fn splat_2x16(p: *const i16) -> B2 {
                     B2(_mm256_set1_epi16(*p), _mm256_set1_epi16(*p.add(1)))
                 }
-                fn splat_2f(p: *const f32) -> F2 {
-                    F2(_mm256_set1_ps(*p), _mm256_set1_ps(*p.add(1)))
+                fn join_f(lo: __m256, hi: __m256) -> F2 {
+                    F2(lo, hi)
+                }
+                fn add32(a: B2, b: B2) -> B2 {
+                    B2(_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1))
+                }
+                fn mul32(a: B2, b: B2) -> B2 {
+                    B2(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1))
+                }
+                fn splat32(p: *const u8) -> B2 {
+                    let v = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+                    B2(v, v)
+                }
+                fn sums_of_halves(v: [B2; 8]) -> B2 {
+                    B2(
+                        sums_of_8([v[0].0, v[0].1, v[1].0, v[1].1, v[2].0, v[2].1, v[3].0, v[3].1]),
+                        sums_of_8([v[4].0, v[4].1, v[5].0, v[5].1, v[6].0, v[6].1, v[7].0, v[7].1]),
+                    )
+                }
+                fn sums_of_lanes(v: [B2; 4]) -> [i32; 4] {
+                    Self::acc_sum4([
+                        _mm256_add_epi32(v[0].0, v[0].1),
+                        _mm256_add_epi32(v[1].0, v[1].1),
+                        _mm256_add_epi32(v[2].0, v[2].1),
+                        _mm256_add_epi32(v[3].0, v[3].1),
+                    ])
                 }
                 fn acc_zero() -> __m256i {
                     _mm256_setzero_si256()
                 }
                 fn acc_sum4(t: [__m256i; 4]) -> [i32; 4] {
-                    let ab = _mm256_hadd_epi32(t[0], t[1]);
-                    let cd = _mm256_hadd_epi32(t[2], t[3]);
-                    let s = _mm256_hadd_epi32(ab, cd);
+                    let s = by_fours([t[0], t[1], t[2], t[3]]);
                     let s = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256::<1>(s));
                     let mut out = [0; 4];
                     _mm_storeu_si128(out.as_mut_ptr().cast(), s);
@@ -257,6 +279,16 @@ avx2_level! { Avx2;
     fn dot4(w: B2, x: B2, _nsum: B2) -> B2 {
         B2(dot4_signs(w.0, x.0), dot4_signs(w.1, x.1))
     }
+    fn dot4_start(_nsum: B2) -> B2 {
+        Self::zero()
+    }
+    fn dot4_add(acc: B2, w: B2, x: B2) -> B2 {
+        Self::add32(acc, Self::dot4(w, x, x))
+    }
+    fn dot4_codes(acc: B2, codes: B2, x: B2) -> B2 {
+        let ones = _mm256_set1_epi16(1);
+        Self::madd_acc(acc, Self::maddubs(codes, x), B2(ones, ones))
+    }
     fn acc_dot(acc: __m256i, codes: B2, x: B2) -> __m256i {
         let p = Self::maddubs(codes, x);
         _mm256_add_epi16(_mm256_add_epi16(acc, p.0), p.1)
@@ -292,6 +324,15 @@ avx2_level! { AvxVnni<D>, D: Dpbusd;
     }
     fn dot4(w: B2, x: B2, nsum: B2) -> B2 {
         B2(D::dpbusd(nsum.0, w.0, x.0), D::dpbusd(nsum.1, w.1, x.1))
+    }
+    fn dot4_start(nsum: B2) -> B2 {
+        nsum
+    }
+    fn dot4_add(acc: B2, w: B2, x: B2) -> B2 {
+        B2(D::dpbusd(acc.0, w.0, x.0), D::dpbusd(acc.1, w.1, x.1))
+    }
+    fn dot4_codes(acc: B2, codes: B2, x: B2) -> B2 {
+        Self::dot4_add(acc, codes, x)
     }
     fn acc_dot(acc: __m256i, codes: B2, x: B2) -> __m256i {
         D::dpbusd(D::dpbusd(acc, codes.0, x.0), codes.1, x.1)
@@ -336,6 +377,23 @@ pub(super) unsafe fn tree4_of_8(v: [__m256; 4]) -> [f32; 4] {
         let mut out = [0.0; 4];
         _mm_storeu_ps(out.as_mut_ptr(), s);
         out
+    }
+}
+
+/// In each 128-bit lane the sums of the four values' own.
+#[inline(always)]
+unsafe fn by_fours(v: [__m256i; 4]) -> __m256i {
+    // SAFETY: the caller promises AVX2.
+    unsafe { _mm256_hadd_epi32(_mm256_hadd_epi32(v[0], v[1]), _mm256_hadd_epi32(v[2], v[3])) }
+}
+
+/// The sums of eight values.
+#[inline(always)]
+unsafe fn sums_of_8(v: [__m256i; 8]) -> __m256i {
+    // SAFETY: the caller promises AVX2.
+    unsafe {
+        let (a, b) = (by_fours([v[0], v[1], v[2], v[3]]), by_fours([v[4], v[5], v[6], v[7]]));
+        _mm256_add_epi32(_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x31>(a, b))
     }
 }
 

@@ -106,27 +106,36 @@ macro_rules! avx512_level {
                         0x0100_0100_0100_0100, 0x0100_0100_0100_0100,
                     ))
                 }
-                fn splat_2f(p: *const f32) -> __m512 {
-                    let both = _mm_castsi128_ps(_mm_loadl_epi64(p.cast()));
-                    let lanes = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-                    _mm512_permutexvar_ps(lanes, _mm512_castps128_ps512(both))
+                fn join_f(lo: __m256, hi: __m256) -> __m512 {
+                    _mm512_insertf32x8::<1>(_mm512_castps256_ps512(lo), hi)
+                }
+                fn add32(a: __m512i, b: __m512i) -> __m512i {
+                    _mm512_add_epi32(a, b)
+                }
+                fn mul32(a: __m512i, b: __m512i) -> __m512i {
+                    _mm512_mullo_epi32(a, b)
+                }
+                fn splat32(p: *const u8) -> __m512i {
+                    _mm512_set1_epi32(p.cast::<i32>().read_unaligned())
+                }
+                fn sums_of_halves(v: [__m512i; 8]) -> __m512i {
+                    let (a, b) = (by_fours([v[0], v[1], v[2], v[3]]), by_fours([v[4], v[5], v[6], v[7]]));
+                    // Of each value two quarters make a half.
+                    let s = _mm512_add_epi32(
+                        _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b),
+                        _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b),
+                    );
+                    let order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+                    _mm512_permutexvar_epi32(order, s)
+                }
+                fn sums_of_lanes(v: [__m512i; 4]) -> [i32; 4] {
+                    Self::acc_sum4(v)
                 }
                 fn acc_zero() -> __m512i {
                     _mm512_setzero_si512()
                 }
                 fn acc_sum4(t: [__m512i; 4]) -> [i32; 4] {
-                    let ab = _mm512_add_epi32(
-                        _mm512_unpacklo_epi32(t[0], t[1]),
-                        _mm512_unpackhi_epi32(t[0], t[1]),
-                    );
-                    let cd = _mm512_add_epi32(
-                        _mm512_unpacklo_epi32(t[2], t[3]),
-                        _mm512_unpackhi_epi32(t[2], t[3]),
-                    );
-                    let s = _mm512_add_epi32(
-                        _mm512_unpacklo_epi64(ab, cd),
-                        _mm512_unpackhi_epi64(ab, cd),
-                    );
+                    let s = by_fours(t);
                     let s = _mm256_add_epi32(
                         _mm512_castsi512_si256(s),
                         _mm512_extracti64x4_epi64::<1>(s),
@@ -237,6 +246,15 @@ avx512_level! { Avx512,
         let p = _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed);
         _mm512_madd_epi16(p, _mm512_set1_epi16(1))
     }
+    fn dot4_start(_nsum: __m512i) -> __m512i {
+        _mm512_setzero_si512()
+    }
+    fn dot4_add(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        _mm512_add_epi32(acc, Self::dot4(w, x, x))
+    }
+    fn dot4_codes(acc: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        Self::madd_acc(acc, _mm512_maddubs_epi16(codes, x), _mm512_set1_epi16(1))
+    }
     fn acc_dot(acc: __m512i, codes: __m512i, x: __m512i) -> __m512i {
         _mm512_add_epi16(acc, _mm512_maddubs_epi16(codes, x))
     }
@@ -273,6 +291,15 @@ avx512_level! { Avx512Vnni,
     }
     fn dot4(w: __m512i, x: __m512i, nsum: __m512i) -> __m512i {
         _mm512_dpbusd_epi32(nsum, w, x)
+    }
+    fn dot4_start(nsum: __m512i) -> __m512i {
+        nsum
+    }
+    fn dot4_add(acc: __m512i, w: __m512i, x: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(acc, w, x)
+    }
+    fn dot4_codes(acc: __m512i, codes: __m512i, x: __m512i) -> __m512i {
+        _mm512_dpbusd_epi32(acc, codes, x)
     }
     fn acc_dot(acc: __m512i, codes: __m512i, x: __m512i) -> __m512i {
         _mm512_dpbusd_epi32(acc, codes, x)
@@ -337,6 +364,17 @@ unsafe fn triple(v: __m512i) -> __m512i {
         );
     }
     out
+}
+
+/// In each 128-bit lane the sums of the four values' own.
+#[inline(always)]
+unsafe fn by_fours(v: [__m512i; 4]) -> __m512i {
+    // SAFETY: the caller promises AVX-512F.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(v[0], v[1]), _mm512_unpackhi_epi32(v[0], v[1]));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2], v[3]), _mm512_unpackhi_epi32(v[2], v[3]));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+    }
 }
 
 #[inline(always)]

@@ -9,7 +9,7 @@ use super::{
     BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
     BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32,
 };
-use crate::numerics::{dot16, tree};
+use crate::numerics::dot16;
 
 /// F32 weights, f32 activations.
 pub fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
@@ -41,11 +41,7 @@ pub fn dot_ternary_i8<B: Ternary>(w: &[B], d: f32, q: &[i8], s: f32) -> f32 {
 /// Ternary weights with differing scales.
 pub fn dot_ternary_q8_k<B: Ternary>(w: &[B], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    let mut y = 0.0;
-    for (w, x) in w.iter().zip(x) {
-        y += isum(&w.weights(), &x.qs) as f32 * (f16_to_f32(w.d_bits()) * x.d);
-    }
-    y
+    in_order(w.iter().zip(x).map(|(w, x)| [(isum(&w.weights(), &x.qs), f16_to_f32(w.d_bits()) * x.d)]))
 }
 
 /// Q8_0 weights.
@@ -78,6 +74,10 @@ pub fn dot_mxfp4(w: &[BlockMxfp4], x: &[BlockActQ8_0]) -> f32 {
     dot_blocks_of_32(w.iter().map(|w| (w.weights(), w.d())), x)
 }
 
+fn dot_blocks_of_32(w: impl Iterator<Item = ([i8; 32], f32)>, x: &[BlockActQ8_0]) -> f32 {
+    in_order(w.zip(x).map(|((w, d), x)| [(isum(&w, &x.qs), d * x.d)]))
+}
+
 /// Q4_1 weights.
 pub fn dot_q4_1(w: &[BlockQ4_1], x: &[BlockActQ8_0]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
@@ -90,81 +90,47 @@ pub fn dot_q5_1(w: &[BlockQ5_1], x: &[BlockActQ8_0]) -> f32 {
     dot_blocks_with_min(w.iter().map(|w| (w.codes(), w.d(), w.m())), x)
 }
 
-/// As [`dot_blocks_of_32`], and after each product of a group the minimum times its activations.
+/// After each block's product its minimum times its activations.
 fn dot_blocks_with_min(w: impl Iterator<Item = ([i8; 32], f32, f32)>, x: &[BlockActQ8_0]) -> f32 {
-    let mut lanes = [0.0; 16];
-    for (b, ((w, d, m), x)) in w.zip(x).enumerate() {
-        let (d, m) = (d * x.d, m * x.d);
-        for (g, (w, x)) in w.chunks_exact(4).zip(x.qs.chunks_exact(4)).enumerate() {
-            let lane = &mut lanes[b % 2 * 8 + g];
-            *lane += isum(w, x) as f32 * d;
-            *lane += isum(&[1; 4], x) as f32 * m;
-        }
-    }
-    tree(lanes)
+    in_order(w.zip(x).map(|((w, d, m), x)| [(isum(&w, &x.qs), d * x.d), (isum(&[1; 32], &x.qs), m * x.d)]))
 }
 
-/// IQ4_XS weights: the sub-blocks are summed as blocks of 32 are.
+/// IQ4_XS weights: sub-blocks are blocks.
 pub fn dot_iq4_xs(w: &[BlockIq4Xs], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    let mut lanes = [0.0; 16];
-    for (w, x) in w.iter().zip(x) {
-        for (j, x32) in x.qs.chunks_exact(32).enumerate() {
-            let d = w.d() * f32::from(w.scale(j)) * x.d;
-            for (g, (w, x)) in w.weights(j).chunks_exact(4).zip(x32.chunks_exact(4)).enumerate() {
-                lanes[j % 2 * 8 + g] += isum(w, x) as f32 * d;
-            }
-        }
-    }
-    tree(lanes)
-}
-
-/// Each four neighbours make a group; group g of the row goes to lane g % 16.
-fn dot_blocks_of_32(w: impl Iterator<Item = ([i8; 32], f32)>, x: &[BlockActQ8_0]) -> f32 {
-    let mut lanes = [0.0; 16];
-    for (b, ((w, d), x)) in w.zip(x).enumerate() {
-        let d = d * x.d;
-        for (g, (w, x)) in w.chunks_exact(4).zip(x.qs.chunks_exact(4)).enumerate() {
-            lanes[b % 2 * 8 + g] += isum(w, x) as f32 * d;
-        }
-    }
-    tree(lanes)
+    in_order(w.iter().zip(x).flat_map(|(w, x)| {
+        let d = move |j| w.d() * f32::from(w.scale(j)) * x.d;
+        x.qs.chunks_exact(32).enumerate().map(move |(j, x)| [(isum(&w.weights(j), x), d(j))])
+    }))
 }
 
 /// Q6_K weights.
 pub fn dot_q6_k(w: &[BlockQ6_K], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    let mut lanes = [0.0; 16];
-    for (w, x) in w.iter().zip(x) {
-        let sums = lane_sums(&w.weights(), &x.qs, |g| i32::from(w.scales[g / 4]));
-        add_scaled(&mut lanes, &sums, w.d() * x.d);
-    }
-    tree(lanes)
+    in_order(w.iter().zip(x).map(|(w, x)| {
+        let sum = scaled_sum(16, &w.weights(), &x.qs, |j| i32::from(w.scales[j]));
+        [(sum, w.d() * x.d)]
+    }))
 }
 
 /// Q3_K weights.
 pub fn dot_q3_k(w: &[BlockQ3_K], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    let mut lanes = [0.0; 16];
-    for (w, x) in w.iter().zip(x) {
-        let sums = lane_sums(&w.weights(), &x.qs, |g| i32::from(w.scale(g / 4)));
-        add_scaled(&mut lanes, &sums, w.d() * x.d);
-    }
-    tree(lanes)
+    in_order(w.iter().zip(x).map(|(w, x)| {
+        let sum = scaled_sum(16, &w.weights(), &x.qs, |j| i32::from(w.scale(j)));
+        [(sum, w.d() * x.d)]
+    }))
 }
 
 /// Q2_K weights.
 pub fn dot_q2_k(w: &[BlockQ2_K], x: &[BlockActQ8K]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    let mut lanes = [0.0; 16];
-    for (w, x) in w.iter().zip(x) {
+    in_order(w.iter().zip(x).map(|(w, x)| {
         let codes = w.codes().map(|q| q as i8);
-        let sums = lane_sums(&codes, &x.qs, |g| i32::from(w.scale_min(g / 4).0));
-        add_scaled(&mut lanes, &sums, w.d() * x.d);
-        let mins = lane_sums(&[1; 256], &x.qs, |g| i32::from(w.scale_min(g / 4).1));
-        add_scaled(&mut lanes, &mins, -(w.dmin() * x.d));
-    }
-    tree(lanes)
+        let sum = scaled_sum(16, &codes, &x.qs, |j| i32::from(w.scale_min(j).0));
+        let mins = scaled_sum(16, &[1; 256], &x.qs, |j| i32::from(w.scale_min(j).1));
+        [(sum, w.d() * x.d), (-mins, w.dmin() * x.d)]
+    }))
 }
 
 /// Q4_K weights.
@@ -184,30 +150,21 @@ fn dot_with_mins<F: Fn(usize) -> (u8, u8)>(
     w: impl Iterator<Item = ([u8; 256], f32, f32, F)>,
     x: &[BlockActQ8K],
 ) -> f32 {
-    let mut lanes = [0.0; 16];
-    let mut mins = 0.0;
-    for ((codes, d, dmin, scale_min), x) in w.zip(x) {
-        let sums = lane_sums(&codes.map(|q| q as i8), &x.qs, |g| i32::from(scale_min(g / 8).0));
-        add_scaled(&mut lanes, &sums, d * x.d);
-        let m: i32 = (0..8).map(|j| i32::from(scale_min(j).1) * i32::from(x.sums[j])).sum();
-        mins += m as f32 * (dmin * x.d);
-    }
-    tree(lanes) - mins
+    in_order(w.zip(x).map(|((codes, d, dmin, scale_min), x)| {
+        let sum = scaled_sum(32, &codes.map(|q| q as i8), &x.qs, |j| i32::from(scale_min(j).0));
+        let mins: i32 = (0..8).map(|j| i32::from(scale_min(j).1) * i32::from(x.sums[j])).sum();
+        [(sum, d * x.d), (-mins, dmin * x.d)]
+    }))
 }
 
-/// The exact integers of a super-block: each of the 64 groups of four, times its scale, summed into lane g % 16.
-fn lane_sums(w: &[i8; 256], q: &[i8; 256], scale: impl Fn(usize) -> i32) -> [i32; 16] {
-    let mut sums = [0; 16];
-    for (g, (w, q)) in w.chunks_exact(4).zip(q.chunks_exact(4)).enumerate() {
-        sums[g % 16] += scale(g) * isum(w, q);
-    }
-    sums
+/// The exact integers of blocks, times their scales, added one after the other.
+fn in_order<const N: usize>(blocks: impl Iterator<Item = [(i32, f32); N]>) -> f32 {
+    blocks.flatten().fold(0.0, |y, (sum, d)| y + sum as f32 * d)
 }
 
-fn add_scaled(lanes: &mut [f32; 16], sums: &[i32; 16], d: f32) {
-    for (lane, &sum) in lanes.iter_mut().zip(sums) {
-        *lane += sum as f32 * d;
-    }
+/// The sums of sub-blocks of `size`, times their scales: exact.
+fn scaled_sum(size: usize, w: &[i8; 256], q: &[i8; 256], scale: impl Fn(usize) -> i32) -> i32 {
+    w.chunks_exact(size).zip(q.chunks_exact(size)).enumerate().map(|(j, (w, q))| scale(j) * isum(w, q)).sum()
 }
 
 /// Sum of products, exact in i32 for up to 256 elements.

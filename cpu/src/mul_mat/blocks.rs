@@ -1,0 +1,212 @@
+//! Blocks of 32: the exact integer of a block, then one multiplication and addition.
+
+use std::arch::x86_64::*;
+use std::marker::PhantomData;
+
+use super::act::{Q8Block, Q8Pair, Q8Scales, padded};
+use super::blocks_of_32::{Block32, GROUP};
+use super::fetch::Ahead;
+use super::side_by_side::{self, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
+use super::vector::{self, Kernel, Simd};
+use super::{Job, QK};
+
+/// Blocks `b` and `b + 1` of a row, in the form for [`Simd::dot4`]. Where the second does not exist it is anything: its
+/// activations and its scale are 0.
+#[inline(always)]
+unsafe fn weights<S: Simd, W: Block32>(row: *const u8, b: usize, blocks: usize) -> S::B {
+    let (lo, hi) = (W::at(row, b), W::at(row, (b + 1).min(blocks - 1)));
+    // SAFETY: the caller has b < blocks.
+    unsafe { S::dot4_weights(W::weights::<S>(lo, hi)) }
+}
+
+/// Bytes of a block of 16 rows: 32 weights, the scales, the minima.
+const fn block_size(mins: bool) -> usize {
+    ROWS * (32 + 4 + if mins { 4 } else { 0 })
+}
+
+pub(super) fn scratch_size<W: Block32>(k: usize) -> usize {
+    let terms = TERMS_ROWS * padded(k / QK) * if W::MINS { 8 } else { 4 };
+    terms.max(side_by_side::size(k / QK * block_size(W::MINS)))
+}
+
+pub(super) unsafe fn mul_mat<W: Block32>(job: &Job) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        if job.n == 1 {
+            vector::run(job.level, &Token::<W>(PhantomData), job);
+        } else {
+            vector::run(job.level, &SideBySide(&Blocks::<W>(PhantomData)), job);
+        }
+    }
+}
+
+/// One token.
+struct Token<W>(PhantomData<W>);
+
+impl<W: Block32> Kernel for Token<W> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, job: &Job) {
+        let blocks = job.k / QK;
+        let whole = blocks / (2 * GROUP) * (2 * GROUP);
+        let (stride, mut ahead) = (padded(blocks), Ahead::new(job));
+        // SAFETY: the scratch memory has room for the terms; rows below r1 have `blocks` blocks, the token a pair for each two
+        // and scales for `stride`.
+        unsafe {
+            let x = job.token(0).cast::<Q8Pair>();
+            let scales = Q8Scales::behind(job.token(0).cast_mut(), blocks);
+            let terms = job.scratch.cast::<f32>();
+            let least = if W::MINS { terms.add(TERMS_ROWS * stride) } else { terms };
+            for r in (job.r0..job.r1).step_by(TERMS_ROWS) {
+                let count = TERMS_ROWS.min(job.r1 - r);
+                for i in 0..count {
+                    let row = job.row(r + i);
+                    let to = [terms.add(i * stride), least.add(i * stride)];
+                    for g in (0..whole).step_by(2 * GROUP) {
+                        group::<S, W>(row, g, 2 * GROUP, x, scales, to, &mut ahead);
+                    }
+                    if whole < blocks {
+                        group::<S, W>(row, whole, blocks - whole, x, scales, to, &mut ahead);
+                    }
+                }
+                let terms = terms.cast_const();
+                let y = if W::MINS { add_up([terms, least], blocks, stride) } else { add_up([terms], blocks, stride) };
+                for (i, &y) in y[..count].iter().enumerate() {
+                    job.set(0, r + i, y);
+                }
+            }
+        }
+    }
+}
+
+/// The terms of `count` blocks of a row, 16 at most, from `g` on; those of blocks that do not exist are zeros.
+#[inline(always)]
+unsafe fn group<S: Simd, W: Block32>(
+    row: *const u8,
+    g: usize,
+    count: usize,
+    x: *const Q8Pair,
+    scales: Q8Scales,
+    [terms, least]: [*mut f32; 2],
+    ahead: &mut Ahead,
+) {
+    // SAFETY: the caller has the blocks, and room for 16 terms.
+    unsafe {
+        let near = W::scales(row, g, count.min(GROUP));
+        let mut far = (_mm256_setzero_ps(), _mm256_setzero_ps());
+        if count > GROUP {
+            far = W::scales(row, g + GROUP, count - GROUP);
+        }
+        ahead.of::<S>(W::at(row, g));
+        let mut sums = [S::zero(); GROUP];
+        for (p, sum) in sums[..count.div_ceil(2)].iter_mut().enumerate() {
+            let w = weights::<S, W>(row, g + 2 * p, g + count);
+            let x = &*x.add(g / 2 + p);
+            *sum = S::dot4(w, S::load(x.q.as_ptr().cast()), S::load(x.nsum.as_ptr().cast()));
+        }
+        let dx = S::load_f(scales.d.add(g));
+        let d = S::mul_f(S::join_f(near.0, far.0), dx);
+        S::store_f(terms.add(g), S::mul_f(S::to_f(S::sums_of_halves(sums)), d));
+        if W::MINS {
+            let m = S::mul_f(S::join_f(near.1, far.1), dx);
+            S::store_f(least.add(g), S::mul_f(S::load_f(scales.sum.add(g)), m));
+        }
+    }
+}
+
+/// Blocks of rows side by side.
+struct Blocks<W>(PhantomData<W>);
+
+impl<W: Block32> Slab for Blocks<W> {
+    fn size(&self, k: usize) -> usize {
+        k / QK * block_size(W::MINS)
+    }
+
+    #[inline(always)]
+    unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead) {
+        let blocks = k / QK;
+        // SAFETY: rows have `blocks` blocks, `to` has room for as many of 16 rows.
+        unsafe {
+            for g in (0..blocks).step_by(GROUP) {
+                let here = GROUP.min(blocks - g);
+                for (r, &row) in rows.iter().enumerate() {
+                    ahead.of::<S>(W::at(row, g));
+                    let (mut ds, mut ms) = ([0.0; GROUP], [0.0; GROUP]);
+                    let (d, m) = W::scales(row, g, here);
+                    _mm256_storeu_ps(ds.as_mut_ptr(), d);
+                    _mm256_storeu_ps(ms.as_mut_ptr(), m);
+                    for b in 0..here {
+                        let scales = to.add((g + b) * block_size(W::MINS) + ROWS * 32).cast::<f32>();
+                        scales.add(r).write(ds[b]);
+                        if W::MINS {
+                            scales.add(ROWS + r).write(ms[b]);
+                        }
+                    }
+                }
+                for b in (g..g + here).step_by(2) {
+                    let mut pairs = [[0u8; 64]; ROWS];
+                    for (pair, &row) in pairs.iter_mut().zip(&rows) {
+                        S::store(pair.as_mut_ptr(), weights::<S, W>(row, b, blocks));
+                    }
+                    let mut lines = [[0u8; 512]; 2];
+                    interleave::<S>(std::array::from_fn(|r| pairs[r].as_ptr()), lines.as_mut_ptr().cast());
+                    for (i, line) in lines[..2.min(blocks - b)].iter().enumerate() {
+                        to.add((b + i) * block_size(W::MINS)).cast::<[u8; 512]>().write(*line);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const R: usize, const T: usize>(
+        &self,
+        k: usize,
+        slabs: [*const u8; R],
+        x: [*const u8; T],
+    ) -> [[S::F; T]; R] {
+        // SAFETY: slabs and tokens have a block for each 32 elements.
+        unsafe {
+            let mut y = [[S::zero_f(); T]; R];
+            for b in 0..k / QK {
+                let mut sums = [[S::zero(); T]; R];
+                for t in 0..T {
+                    let start = S::dot4_start(S::splat32((&raw const (*block(x[t], b)).nsum).cast()));
+                    for sums in &mut sums {
+                        sums[t] = start;
+                    }
+                }
+                for g in 0..QK / 4 {
+                    let mut w = [S::zero(); R];
+                    for r in 0..R {
+                        w[r] = S::load(slabs[r].add(b * block_size(W::MINS) + 4 * ROWS * g));
+                    }
+                    for t in 0..T {
+                        let q = S::splat32((*block(x[t], b)).q.as_ptr().add(4 * g).cast());
+                        for r in 0..R {
+                            sums[r][t] = S::dot4_add(sums[r][t], w[r], q);
+                        }
+                    }
+                }
+                for r in 0..R {
+                    let scales = slabs[r].add(b * block_size(W::MINS) + ROWS * 32).cast::<f32>();
+                    let d = S::load_f(scales);
+                    for t in 0..T {
+                        let x = &*block(x[t], b);
+                        let dx = S::splat_f(x.d);
+                        y[r][t] = S::add_f(y[r][t], S::mul_f(S::to_f(sums[r][t]), S::mul_f(d, dx)));
+                        if W::MINS {
+                            let m = S::mul_f(S::load_f(scales.add(ROWS)), dx);
+                            y[r][t] = S::add_f(y[r][t], S::mul_f(S::splat_f(x.sum), m));
+                        }
+                    }
+                }
+            }
+            y
+        }
+    }
+}
+
+/// Block `b` of a token.
+fn block(x: *const u8, b: usize) -> *const Q8Block {
+    x.cast::<Q8Block>().wrapping_add(b)
+}

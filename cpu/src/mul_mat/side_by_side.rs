@@ -1,0 +1,191 @@
+//! Several tokens by weights of blocks: 16 rows are unpacked at a time to four weights of each row side by side, so that
+//! every lane sums up a row of its own.
+
+use std::arch::x86_64::*;
+
+use super::Job;
+use super::amx;
+use super::fetch::Ahead;
+use super::vector::{Kernel, Simd};
+
+/// Rows of a slab, the lanes of a vector.
+pub(super) const ROWS: usize = 16;
+/// Slabs that share the loads of a token's values, where registers are wide.
+const MAX_SLABS: usize = 2;
+/// Most tokens of a tile, where registers are wide; narrow ones have room for two.
+const MAX_TILE: usize = 4;
+
+/// Bytes of scratch memory, of slabs of `slab` bytes.
+pub(super) const fn size(slab: usize) -> usize {
+    slab * MAX_SLABS
+}
+
+/// How a weight type is unpacked and multiplied.
+pub(super) trait Slab {
+    /// Bytes of 16 unpacked rows, a multiple of 64.
+    fn size(&self, k: usize) -> usize;
+
+    /// # Safety
+    /// The CPU has the features of `S`; `rows` are rows of the matrix; `to` has room for a slab.
+    unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead);
+
+    /// `R` slabs times `T` tokens.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`; slabs are as `unpack` wrote them, `x` prepared tokens.
+    unsafe fn tile<S: Simd, const R: usize, const T: usize>(
+        &self,
+        k: usize,
+        slabs: [*const u8; R],
+        x: [*const u8; T],
+    ) -> [[S::F; T]; R];
+}
+
+/// [`Slab`] as a kernel.
+pub(super) struct SideBySide<'a, P>(pub &'a P);
+
+impl<P: Slab> Kernel for SideBySide<'_, P> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(&self, job: &Job) {
+        // SAFETY: the caller's promises.
+        unsafe { if S::WIDE { run::<S, P, MAX_SLABS>(self.0, job) } else { run::<S, P, 1>(self.0, job) } }
+    }
+}
+
+#[inline(always)]
+unsafe fn run<S: Simd, P: Slab, const R: usize>(kind: &P, job: &Job) {
+    let size = kind.size(job.k);
+    let mut ahead = Ahead::new(job);
+    for r in (job.r0..job.r1).step_by(R * ROWS) {
+        let slabs: [*mut u8; R] = std::array::from_fn(|i| job.scratch.wrapping_add(i * size));
+        // SAFETY: rows are below r1; the scratch memory has room for the slabs; tokens are below n.
+        unsafe {
+            for (i, &slab) in slabs.iter().enumerate() {
+                // What lies beyond the job's rows repeats its last one.
+                let rows = std::array::from_fn(|j| job.row((r + i * ROWS + j).min(job.r1 - 1)));
+                kind.unpack::<S>(job.k, rows, slab, &mut ahead);
+            }
+            let slabs = slabs.map(|slab| slab.cast_const());
+            let mut t = 0;
+            while t < job.n {
+                t += match job.n - t {
+                    1 => tile::<S, P, R, 1>(kind, job, slabs, r, t),
+                    MAX_TILE.. if S::WIDE => tile::<S, P, R, MAX_TILE>(kind, job, slabs, r, t),
+                    _ => tile::<S, P, R, 2>(kind, job, slabs, r, t),
+                };
+            }
+        }
+    }
+}
+
+/// The rows from `r` on times tokens `t..t + T`; returns T.
+#[inline(always)]
+unsafe fn tile<S: Simd, P: Slab, const R: usize, const T: usize>(
+    kind: &P,
+    job: &Job,
+    slabs: [*const u8; R],
+    r: usize,
+    t: usize,
+) -> usize {
+    // SAFETY: the caller has t + T <= n; results go to rows below r1.
+    unsafe {
+        let mut x = [std::ptr::null(); T];
+        for (i, x) in x.iter_mut().enumerate() {
+            *x = job.token(t + i);
+        }
+        let y = kind.tile::<S, R, T>(job.k, slabs, x);
+        for (i, y) in y.iter().enumerate() {
+            let r = r + i * ROWS;
+            for (j, &y) in y.iter().enumerate() {
+                let to = job.y.wrapping_add((t + j) * job.y_stride + r);
+                if r + ROWS <= job.r1 {
+                    S::store_f(to, y);
+                } else {
+                    let mut rest = [0.0f32; ROWS];
+                    S::store_f(rest.as_mut_ptr(), y);
+                    to.copy_from_nonoverlapping(rest.as_ptr(), job.r1.saturating_sub(r));
+                }
+            }
+        }
+    }
+    T
+}
+
+/// 64 weights of each row: weights 4 q .. 4 q + 4 of row r come to byte 64 q + 4 r.
+///
+/// # Safety
+/// The CPU has the features of `S`; each row has 64 bytes; `to` has 1024.
+#[inline(always)]
+pub(super) unsafe fn interleave<S: Simd>(rows: [*const u8; ROWS], to: *mut u8) {
+    // SAFETY: the caller's promises; wide registers are those of AVX-512.
+    unsafe {
+        if S::WIDE {
+            let lines = amx::transpose(rows);
+            for (q, line) in lines.iter().enumerate() {
+                _mm512_storeu_si512(to.add(64 * q).cast(), *line);
+            }
+        } else {
+            for q in 0..16 {
+                let line: [u32; ROWS] = std::array::from_fn(|r| rows[r].cast::<u32>().add(q).read_unaligned());
+                to.add(64 * q).cast::<[u32; ROWS]>().write_unaligned(line);
+            }
+        }
+    }
+}
+
+/// Rows whose terms are added up together.
+pub(super) const TERMS_ROWS: usize = 8;
+
+/// Of each row the sum of its terms in order, block by block, the terms of a block as they are listed. Rows are `stride` floats
+/// apart, with zeros behind their blocks up to a multiple of 8.
+///
+/// # Safety
+/// The CPU has AVX2; the terms are there.
+#[inline(always)]
+pub(super) unsafe fn add_up<const N: usize>(terms: [*const f32; N], blocks: usize, stride: usize) -> [f32; TERMS_ROWS] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut y = _mm256_setzero_ps();
+        for b in (0..blocks).step_by(8) {
+            let mut columns = [[y; 8]; N];
+            for i in 0..N {
+                columns[i] = transpose(terms[i].add(b), stride);
+            }
+            for i in 0..8 {
+                for columns in &columns {
+                    y = _mm256_add_ps(y, columns[i]);
+                }
+            }
+        }
+        let mut out = [0.0; TERMS_ROWS];
+        _mm256_storeu_ps(out.as_mut_ptr(), y);
+        out
+    }
+}
+
+/// 8 x 8 floats.
+///
+/// # Safety
+/// The CPU has AVX; rows are `stride` floats apart.
+#[inline(always)]
+unsafe fn transpose(from: *const f32, stride: usize) -> [__m256; 8] {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut out = [_mm256_setzero_ps(); 8];
+        for half in 0..2 {
+            let mut v = [_mm256_setzero_ps(); 4];
+            for (r, v) in v.iter_mut().enumerate() {
+                let from = from.add(r * stride + 4 * half);
+                let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
+                *v = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(4 * stride)));
+            }
+            let (lo01, hi01) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
+            let (lo23, hi23) = (_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
+            out[4 * half] = _mm256_shuffle_ps::<0x44>(lo01, lo23);
+            out[4 * half + 1] = _mm256_shuffle_ps::<0xee>(lo01, lo23);
+            out[4 * half + 2] = _mm256_shuffle_ps::<0x44>(hi01, hi23);
+            out[4 * half + 3] = _mm256_shuffle_ps::<0xee>(hi01, hi23);
+        }
+        out
+    }
+}
