@@ -274,8 +274,12 @@ unsafe fn planes_tq1<S: Simd>(blocks: [S::B; 16], dst: *mut u8) {
 pub(super) unsafe fn transpose(rows: [*const u8; 16]) -> [__m512i; 16] {
     // SAFETY: the caller's promises; a line is 64 aligned bytes.
     unsafe {
-        let row = rows.map(|p| _mm512_loadu_si512(p.cast()));
         let zero = _mm512_setzero_si512();
+        let mut row = [zero; 16];
+        // Not by `map`: a closure would be compiled without AVX-512.
+        for (row, p) in row.iter_mut().zip(rows) {
+            *row = _mm512_loadu_si512(p.cast());
+        }
         // Of four rows: lane 4 i + j of v[4 g + c] is dword 4 i + c of row 4 g + j.
         let mut v = [zero; 16];
         for g in (0..16).step_by(4) {

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::act::{Q8Block, Q8Pair, Q8Scales, padded};
 use super::blocks_of_32::{Block32, GROUP};
 use super::fetch::Ahead;
-use super::side_by_side::{self, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
+use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
 use super::vector::{self, Kernel, Simd};
 use super::{Job, QK};
 
@@ -19,14 +19,20 @@ unsafe fn weights<S: Simd, W: Block32>(row: *const u8, b: usize, blocks: usize) 
     unsafe { S::dot4_weights(W::weights::<S>(lo, hi)) }
 }
 
-/// Bytes of a block of 16 rows: 32 weights, the scales, the minima.
-const fn block_size(mins: bool) -> usize {
-    ROWS * (32 + 4 + if mins { 4 } else { 0 })
+/// Of two blocks of 16 rows: where the scales and the minima of the first are, 64 bytes before those of the second, and all bytes.
+const SCALES: usize = CHUNK;
+const MINS: usize = SCALES + 2 * 4 * ROWS;
+const fn pair_size(mins: bool) -> usize {
+    MINS + if mins { 2 * 4 * ROWS } else { 0 }
+}
+
+fn slab_size<W: Block32>(k: usize) -> usize {
+    (k / QK).div_ceil(2) * pair_size(W::MINS)
 }
 
 pub(super) fn scratch_size<W: Block32>(k: usize) -> usize {
     let terms = TERMS_ROWS * padded(k / QK) * if W::MINS { 8 } else { 4 };
-    terms.max(side_by_side::size(k / QK * block_size(W::MINS)))
+    terms.max(side_by_side::size(slab_size::<W>(k)))
 }
 
 pub(super) unsafe fn mul_mat<W: Block32>(job: &Job) {
@@ -118,41 +124,36 @@ struct Blocks<W>(PhantomData<W>);
 
 impl<W: Block32> Slab for Blocks<W> {
     fn size(&self, k: usize) -> usize {
-        k / QK * block_size(W::MINS)
+        slab_size::<W>(k)
     }
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead) {
         let blocks = k / QK;
-        // SAFETY: rows have `blocks` blocks, `to` has room for as many of 16 rows.
+        // SAFETY: rows have `blocks` blocks, `to` has room for pairs of them of 16 rows.
         unsafe {
-            for g in (0..blocks).step_by(GROUP) {
-                let here = GROUP.min(blocks - g);
-                for (r, &row) in rows.iter().enumerate() {
+            for (r, &row) in rows.iter().enumerate() {
+                for g in (0..blocks).step_by(GROUP) {
+                    let here = GROUP.min(blocks - g);
                     ahead.of::<S>(W::at(row, g));
-                    let (mut ds, mut ms) = ([0.0; GROUP], [0.0; GROUP]);
                     let (d, m) = W::scales(row, g, here);
+                    let (mut ds, mut ms) = ([0.0f32; GROUP], [0.0f32; GROUP]);
                     _mm256_storeu_ps(ds.as_mut_ptr(), d);
                     _mm256_storeu_ps(ms.as_mut_ptr(), m);
-                    for b in 0..here {
-                        let scales = to.add((g + b) * block_size(W::MINS) + ROWS * 32).cast::<f32>();
-                        scales.add(r).write(ds[b]);
-                        if W::MINS {
-                            scales.add(ROWS + r).write(ms[b]);
+                    for b in (0..here).step_by(2) {
+                        let to = to.add((g + b) / 2 * pair_size(W::MINS));
+                        S::store(to.add(64 * r), weights::<S, W>(row, g + b, blocks));
+                        for i in 0..2 {
+                            to.add(SCALES).cast::<f32>().add(i * ROWS + r).write(ds[b + i]);
+                            if W::MINS {
+                                to.add(MINS).cast::<f32>().add(i * ROWS + r).write(ms[b + i]);
+                            }
                         }
                     }
                 }
-                for b in (g..g + here).step_by(2) {
-                    let mut pairs = [[0u8; 64]; ROWS];
-                    for (pair, &row) in pairs.iter_mut().zip(&rows) {
-                        S::store(pair.as_mut_ptr(), weights::<S, W>(row, b, blocks));
-                    }
-                    let mut lines = [[0u8; 512]; 2];
-                    interleave::<S>(std::array::from_fn(|r| pairs[r].as_ptr()), lines.as_mut_ptr().cast());
-                    for (i, line) in lines[..2.min(blocks - b)].iter().enumerate() {
-                        to.add((b + i) * block_size(W::MINS)).cast::<[u8; 512]>().write(*line);
-                    }
-                }
+            }
+            for p in 0..blocks.div_ceil(2) {
+                interleave::<S>(to.add(p * pair_size(W::MINS)));
             }
         }
     }
@@ -168,6 +169,7 @@ impl<W: Block32> Slab for Blocks<W> {
         unsafe {
             let mut y = [[S::zero_f(); T]; R];
             for b in 0..k / QK {
+                let (pair, second) = (b / 2 * pair_size(W::MINS), b % 2);
                 let mut sums = [[S::zero(); T]; R];
                 for t in 0..T {
                     let start = S::dot4_start(S::splat32((&raw const (*block(x[t], b)).nsum).cast()));
@@ -178,7 +180,7 @@ impl<W: Block32> Slab for Blocks<W> {
                 for g in 0..QK / 4 {
                     let mut w = [S::zero(); R];
                     for r in 0..R {
-                        w[r] = S::load(slabs[r].add(b * block_size(W::MINS) + 4 * ROWS * g));
+                        w[r] = S::load(slabs[r].add(pair + second * CHUNK / 2 + 4 * ROWS * g));
                     }
                     for t in 0..T {
                         let q = S::splat32((*block(x[t], b)).q.as_ptr().add(4 * g).cast());
@@ -188,14 +190,14 @@ impl<W: Block32> Slab for Blocks<W> {
                     }
                 }
                 for r in 0..R {
-                    let scales = slabs[r].add(b * block_size(W::MINS) + ROWS * 32).cast::<f32>();
+                    let scales = slabs[r].add(pair + SCALES + second * 4 * ROWS).cast::<f32>();
                     let d = S::load_f(scales);
                     for t in 0..T {
                         let x = &*block(x[t], b);
                         let dx = S::splat_f(x.d);
                         y[r][t] = S::add_f(y[r][t], S::mul_f(S::to_f(sums[r][t]), S::mul_f(d, dx)));
                         if W::MINS {
-                            let m = S::mul_f(S::load_f(scales.add(ROWS)), dx);
+                            let m = S::mul_f(S::load_f(scales.add((MINS - SCALES) / 4)), dx);
                             y[r][t] = S::add_f(y[r][t], S::mul_f(S::splat_f(x.sum), m));
                         }
                     }

@@ -111,23 +111,36 @@ unsafe fn tile<S: Simd, P: Slab, const R: usize, const T: usize>(
     T
 }
 
-/// 64 weights of each row: weights 4 q .. 4 q + 4 of row r come to byte 64 q + 4 r.
+/// Bytes of 64 weights of each row.
+pub(super) const CHUNK: usize = 64 * ROWS;
+
+/// Brings 64 weights of each row, one row after the other, side by side: weights 4 q .. 4 q + 4 of row r come to byte 64 q + 4 r.
 ///
 /// # Safety
-/// The CPU has the features of `S`; each row has 64 bytes; `to` has 1024.
+/// The CPU has the features of `S`; there are [`CHUNK`] bytes.
 #[inline(always)]
-pub(super) unsafe fn interleave<S: Simd>(rows: [*const u8; ROWS], to: *mut u8) {
+pub(super) unsafe fn interleave<S: Simd>(chunk: *mut u8) {
     // SAFETY: the caller's promises; wide registers are those of AVX-512.
     unsafe {
         if S::WIDE {
-            let lines = amx::transpose(rows);
+            let lines = amx::transpose(std::array::from_fn(|r| chunk.wrapping_add(64 * r).cast_const()));
             for (q, line) in lines.iter().enumerate() {
-                _mm512_storeu_si512(to.add(64 * q).cast(), *line);
+                _mm512_storeu_si512(chunk.add(64 * q).cast(), *line);
             }
         } else {
-            for q in 0..16 {
-                let line: [u32; ROWS] = std::array::from_fn(|r| rows[r].cast::<u32>().add(q).read_unaligned());
-                to.add(64 * q).cast::<[u32; ROWS]>().write_unaligned(line);
+            let chunk = chunk.cast::<f32>();
+            let mut lines = [[_mm256_setzero_ps(); 2]; 16];
+            for half in 0..2 {
+                for q in (0..16).step_by(8) {
+                    let columns = transpose(chunk.add(16 * 8 * half + q), 16);
+                    for (line, column) in lines[q..q + 8].iter_mut().zip(&columns) {
+                        line[half] = *column;
+                    }
+                }
+            }
+            for (q, line) in lines.iter().enumerate() {
+                _mm256_storeu_ps(chunk.add(16 * q), line[0]);
+                _mm256_storeu_ps(chunk.add(16 * q + 8), line[1]);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use super::act::{Q8K, padded};
 use super::fetch::Ahead;
 use super::k_quants::{KBlock, Scales};
-use super::side_by_side::{self, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
+use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
 use super::vector::{self, Kernel, Simd};
 use super::{Job, QK_K};
 
@@ -188,23 +188,23 @@ impl<W: KBlock> Slab for SuperBlocks<W> {
 
     #[inline(always)]
     unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead) {
-        for b in 0..k / QK_K {
-            // SAFETY: rows have k / 256 blocks, `to` has room for as many of 16 rows.
-            unsafe {
-                let to = to.add(b * Layout::<W>::SIZE);
-                let mut codes = [[0u8; QK_K]; ROWS];
-                for (r, (codes, row)) in codes.iter_mut().zip(rows).enumerate() {
+        let blocks = k / QK_K;
+        // SAFETY: rows have `blocks` blocks, `to` has room for as many of 16 rows.
+        unsafe {
+            for (r, row) in rows.iter().enumerate() {
+                for b in 0..blocks {
                     let block = row.add(b * W::SIZE);
                     ahead.of::<S>(block);
-                    let w = W::unpack::<S>(block);
+                    let (w, to) = (W::unpack::<S>(block), to.add(b * Layout::<W>::SIZE));
                     for c in 0..4 {
-                        S::store(codes.as_mut_ptr().add(64 * c), w.codes[c]);
+                        S::store(to.add(CHUNK * c + 64 * r), w.codes[c]);
                     }
                     put_scales::<W>(&w.scales, r, to);
                 }
+            }
+            for b in 0..blocks {
                 for c in 0..4 {
-                    let rows = std::array::from_fn(|r| codes[r].as_ptr().wrapping_add(64 * c));
-                    interleave::<S>(rows, to.add(64 * ROWS * c));
+                    interleave::<S>(to.add(b * Layout::<W>::SIZE + CHUNK * c));
                 }
             }
         }
