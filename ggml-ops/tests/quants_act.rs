@@ -75,7 +75,6 @@ fn sums(a: &Activations) -> [f32; 12] {
         dot_ternary_i8(&blocks::<BlockTq2_0>("tq2_0.q", 4), 0.7, &a.q, a.s),
         dot_ternary_q8_k(&blocks::<BlockTq1_0>("tq1_0.q", 4), &a.k),
         dot_ternary_q8_k(&blocks::<BlockTq2_0>("tq2_0.q", 4), &a.k),
-        // 31 blocks: the last half of the lanes is missing.
         dot_q8_0(&blocks("q8_0.q", 31), &a.b[..31]),
         dot_q4_0(&blocks("q4_0.q", 31), &a.b[..31]),
         dot_q4_k(&blocks("q4_k.q", 4), &a.k),

@@ -23,11 +23,9 @@ void add_products(uint b) {
             for (uint t = 0u; t < TOKENS; t++) sums[r * TOKENS + t] += scale * dot4(codes, q[t]);
         }
     }
-    // Each lane of the first half takes the minimum of a sub-block.
-    if (lane < 8u) {
-        for (uint r = 0u; r < ROWS; r++) {
-            int least = int(k_scale_min(w_row[r] + BLOCK_BYTES * b, lane).y);
-            for (uint t = 0u; t < TOKENS; t++) mins[r * TOKENS + t] = least * int(x[x_row[t] + 73u * b + 1u + lane]);
-        }
+    // Each lane of the first half takes the minimum of a sub-block, the others none. Not by a branch: shuffles follow.
+    for (uint r = 0u; r < ROWS; r++) {
+        int least = int(lane < 8u) * int(k_scale_min(w_row[r] + BLOCK_BYTES * b, lane % 8u).y);
+        for (uint t = 0u; t < TOKENS; t++) mins[r * TOKENS + t] = least * int(x[x_row[t] + 73u * b + 1u + lane % 8u]);
     }
 }

@@ -1,8 +1,7 @@
 //! Activations made ready for the vector kernels: rounding or quantization as in `docs/numerics.md`, in the layout that the
 //! kernels read.
 //!
-//! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes, a
-//! multiple of 64.
+//! The code is plain Rust, compiled once per level. A prepared token is one record of [`record_size`] bytes.
 
 use super::{ActFormat, Packing, QK, QK_K, amx, packed};
 use crate::simd::{Floats, SimdLevel};

@@ -128,33 +128,36 @@ impl<W: Block32> Slab for Blocks<W> {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead) {
+    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
         let blocks = k / QK;
-        // SAFETY: rows have `blocks` blocks, `to` has room for pairs of them of 16 rows.
+        // SAFETY: the row has `blocks` blocks, the slab room for pairs of them.
         unsafe {
-            for (r, &row) in rows.iter().enumerate() {
-                for g in (0..blocks).step_by(GROUP) {
-                    let here = GROUP.min(blocks - g);
-                    ahead.of::<S>(W::at(row, g));
-                    let (d, m) = W::scales(row, g, here);
-                    let (mut ds, mut ms) = ([0.0f32; GROUP], [0.0f32; GROUP]);
-                    _mm256_storeu_ps(ds.as_mut_ptr(), d);
-                    _mm256_storeu_ps(ms.as_mut_ptr(), m);
-                    for b in (0..here).step_by(2) {
-                        let to = to.add((g + b) / 2 * pair_size(W::MINS));
-                        S::store(to.add(64 * r), weights::<S, W>(row, g + b, blocks));
-                        for i in 0..2 {
-                            to.add(SCALES).cast::<f32>().add(i * ROWS + r).write(ds[b + i]);
-                            if W::MINS {
-                                to.add(MINS).cast::<f32>().add(i * ROWS + r).write(ms[b + i]);
-                            }
+            for g in (0..blocks).step_by(GROUP) {
+                let here = GROUP.min(blocks - g);
+                ahead.of::<S>(W::at(row, g));
+                let (d, m) = W::scales(row, g, here);
+                let (mut ds, mut ms) = ([0.0f32; GROUP], [0.0f32; GROUP]);
+                _mm256_storeu_ps(ds.as_mut_ptr(), d);
+                _mm256_storeu_ps(ms.as_mut_ptr(), m);
+                for b in (0..here).step_by(2) {
+                    let pair = slab.add((g + b) / 2 * pair_size(W::MINS));
+                    S::store(pair.add(64 * r), weights::<S, W>(row, g + b, blocks));
+                    for i in 0..2 {
+                        pair.add(SCALES).cast::<f32>().add(i * ROWS + r).write(ds[b + i]);
+                        if W::MINS {
+                            pair.add(MINS).cast::<f32>().add(i * ROWS + r).write(ms[b + i]);
                         }
                     }
                 }
             }
-            for p in 0..blocks.div_ceil(2) {
-                interleave::<S>(to.add(p * pair_size(W::MINS)));
-            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8) {
+        for p in 0..(k / QK).div_ceil(2) {
+            // SAFETY: the slab has as many pairs.
+            unsafe { interleave::<S>(slab.add(p * pair_size(W::MINS))) }
         }
     }
 

@@ -12,8 +12,6 @@ pub(super) struct Unpacked<B> {
 }
 
 /// The scales and minima of a super-block, one for each sub-block.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
 pub(super) struct Scales {
     pub each: [i16; 16],
     pub mins: [i16; 16],

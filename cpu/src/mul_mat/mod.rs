@@ -5,7 +5,7 @@
 //! (`docs/numerics.md`).
 //!
 //! One token reads the file's blocks directly, at the speed of memory. Several tokens share rows that are unpacked
-//! once into scratch memory that fits the L2 cache: blocks with scales of their own side by side ([`side_by_side`]), others one after the
+//! once into scratch memory, which fits the L2 cache unless rows are very long: blocks with scales of their own side by side ([`side_by_side`]), others one after the
 //! other ([`panel`]). Ternary weights may be packed anew before ([`packed`]).
 //!
 //! To add a weight type of blocks: a variant of [`WeightKind`], its plain loop in `scalar.rs`, and how it is unpacked

@@ -25,9 +25,17 @@ pub(super) trait Slab {
     /// Bytes of 16 unpacked rows, a multiple of 64.
     fn size(&self, k: usize) -> usize;
 
+    /// Unpacks row `r` of a slab; all together are then to be [interleaved](Slab::interleave).
+    ///
     /// # Safety
-    /// The CPU has the features of `S`; `rows` are rows of the matrix; `to` has room for a slab.
-    unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead);
+    /// The CPU has the features of `S`; `row` is a row of the matrix; `slab` has room for one.
+    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead);
+
+    /// Brings the weights of rows that are unpacked side by side ([`interleave`]).
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`; `slab` is one.
+    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8);
 
     /// `R` slabs times `T` tokens.
     ///
@@ -61,9 +69,12 @@ unsafe fn run<S: Simd, P: Slab, const R: usize>(kind: &P, job: &Job) {
         // SAFETY: rows are below r1; the scratch memory has room for the slabs; tokens are below n.
         unsafe {
             for (i, &slab) in slabs.iter().enumerate() {
-                // What lies beyond the job's rows repeats its last one.
-                let rows = std::array::from_fn(|j| job.row((r + i * ROWS + j).min(job.r1 - 1)));
-                kind.unpack::<S>(job.k, rows, slab, &mut ahead);
+                // What lies beyond the job's rows is multiplied as it is, and not stored.
+                let r = r + i * ROWS;
+                for j in 0..ROWS.min(job.r1.saturating_sub(r)) {
+                    kind.unpack::<S>(job.k, job.row(r + j), j, slab, &mut ahead);
+                }
+                kind.interleave::<S>(job.k, slab);
             }
             let slabs = slabs.map(|slab| slab.cast_const());
             let mut t = 0;

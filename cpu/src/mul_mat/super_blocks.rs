@@ -187,25 +187,27 @@ impl<W: KBlock> Slab for SuperBlocks<W> {
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, k: usize, rows: [*const u8; ROWS], to: *mut u8, ahead: &mut Ahead) {
-        let blocks = k / QK_K;
-        // SAFETY: rows have `blocks` blocks, `to` has room for as many of 16 rows.
-        unsafe {
-            for (r, row) in rows.iter().enumerate() {
-                for b in 0..blocks {
-                    let block = row.add(b * W::SIZE);
-                    ahead.of::<S>(block);
-                    let (w, to) = (W::unpack::<S>(block), to.add(b * Layout::<W>::SIZE));
-                    for c in 0..4 {
-                        S::store(to.add(CHUNK * c + 64 * r), w.codes[c]);
-                    }
-                    put_scales::<W>(&w.scales, r, to);
-                }
-            }
-            for b in 0..blocks {
+    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
+        for b in 0..k / QK_K {
+            // SAFETY: the row has k / 256 blocks, the slab room for as many.
+            unsafe {
+                let block = row.add(b * W::SIZE);
+                ahead.of::<S>(block);
+                let (w, to) = (W::unpack::<S>(block), slab.add(b * Layout::<W>::SIZE));
                 for c in 0..4 {
-                    interleave::<S>(to.add(b * Layout::<W>::SIZE + CHUNK * c));
+                    S::store(to.add(CHUNK * c + 64 * r), w.codes[c]);
                 }
+                put_scales::<W>(&w.scales, r, to);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8) {
+        for b in 0..k / QK_K {
+            for c in 0..4 {
+                // SAFETY: the slab has as many super-blocks, each four chunks.
+                unsafe { interleave::<S>(slab.add(b * Layout::<W>::SIZE + CHUNK * c)) }
             }
         }
     }

@@ -5,29 +5,6 @@ use std::arch::x86_64::__m256;
 use super::Job;
 use crate::simd::SimdLevel;
 
-/// Reduces four accumulators at a time: four rows of a token, or two rows of two tokens. A macro, because a closure would be
-/// compiled without the level's instructions.
-macro_rules! by_token {
-    ($v:expr, $R:expr, $T:expr, $sum4:path) => {{
-        let mut out = [[Default::default(); 4]; $T];
-        let mut t = 0;
-        while t < $T {
-            let (third, second) = if $R == 4 { (2, t) } else { (0, (t + 1).min($T - 1)) };
-            // SAFETY: the caller's promise.
-            let sums = unsafe { $sum4([$v[0][t], $v[1][t], $v[third][second], $v[(third + 1) % $R][second]]) };
-            if $R == 4 {
-                out[t] = sums;
-                t += 1;
-            } else {
-                (out[t][0], out[t][1]) = (sums[0], sums[1]);
-                (out[second][0], out[second][1]) = (sums[2], sums[3]);
-                t += 2;
-            }
-        }
-        out
-    }};
-}
-
 /// Operations on 64 bytes and on 16 lanes. A level with narrower registers uses several for one value.
 ///
 /// The lanes of all types follow memory: byte `i` belongs to 32-bit lane `i / 4`.
@@ -156,7 +133,23 @@ pub(crate) trait Simd {
     /// [`Simd::acc_sum4`] of a tile of R rows (2 or 4) and T tokens: the sums of each token.
     #[inline(always)]
     unsafe fn sums<const R: usize, const T: usize>(v: &[[Self::Acc; 4]; R]) -> [[i32; 4]; T] {
-        by_token!(v, R, T, Self::acc_sum4)
+        let mut out = [[0; 4]; T];
+        let mut t = 0;
+        while t < T {
+            // Four at a time: four rows of a token, or two rows of two tokens.
+            let (third, second) = if R == 4 { (2, t) } else { (0, (t + 1).min(T - 1)) };
+            // SAFETY: the caller's promise.
+            let sums = unsafe { Self::acc_sum4([v[0][t], v[1][t], v[third][second], v[(third + 1) % R][second]]) };
+            if R == 4 {
+                out[t] = sums;
+                t += 1;
+            } else {
+                (out[t][0], out[t][1]) = (sums[0], sums[1]);
+                (out[second][0], out[second][1]) = (sums[2], sums[3]);
+                t += 2;
+            }
+        }
+        out
     }
 }
 
