@@ -38,6 +38,20 @@ pub fn dot16(pairs: impl IntoIterator<Item = (f32, f32)>) -> f32 {
     tree(lanes)
 }
 
+/// x rounded to 13 bits, to nearest ([Veltkamp's splitting](https://doi.org/10.1007/BF01397083)): 0 below 2^-100, NaN from 2^111 on.
+///
+/// Its product with any F16 (11 bits) is exact in f32, so that sums of such products have the same bits whether a processor fuses
+/// multiplication and addition or not.
+#[inline(always)]
+pub fn round13(x: f32) -> f32 {
+    const LEAST: f32 = f32::from_bits((127 - 100) << 23);
+    const LIMIT: f32 = f32::from_bits((127 + 111) << 23);
+    let c = x * 2049.0;
+    let rounded = c - (c - x);
+    let rounded = if rounded.abs() < LEAST { 0.0 } else { rounded };
+    if rounded.abs() < LIMIT { rounded } else { f32::NAN }
+}
+
 /// e^x. Above 88 as at 88; 0 below -86 and for NaN. Relative error under 1e-7; never decreases.
 #[allow(clippy::excessive_precision, clippy::approx_constant)] // the literals of the recipe
 pub fn exp(x: f32) -> f32 {
@@ -154,6 +168,31 @@ mod tests {
         {
             assert_eq!(rne(v), want, "{v}");
         }
+    }
+
+    #[test]
+    fn round13_is_near_and_its_products_with_f16_are_exact() {
+        let mut bits = 0x0d00_0000u32; // below 2^-100
+        while bits < 0x7780_0000 {
+            let (x, got) = (f32::from_bits(bits), round13(f32::from_bits(bits)));
+            assert!(got.is_nan() || (round13(-x), round13(got)) == (-got, got), "{x}");
+            if x < 7.888609e-31 {
+                assert_eq!(got.to_bits(), 0, "{x}");
+            } else if got.is_finite() {
+                assert!((f64::from(got) - f64::from(x)).abs() <= f64::from(x) / 8192.0, "{x} became {got}");
+                for h in [0x0001u16, 0x03ff, 0x0401, 0x3c01, 0x7bff].map(half::f16::from_bits) {
+                    let exact = f64::from(got) * h.to_f64();
+                    assert_eq!(f64::from(got * h.to_f32()), exact, "{got} * {h}");
+                }
+            }
+            bits += 99_991;
+        }
+        assert_eq!(round13(1.0 + 1.0 / 4096.0), 1.0 + 1.0 / 4096.0);
+        for x in [2f32.powi(111), f32::MAX, f32::INFINITY, f32::NAN, f32::NEG_INFINITY] {
+            assert!(round13(x).is_nan(), "{x}");
+        }
+        assert_eq!(round13(2f32.powi(110)), 2f32.powi(110));
+        assert_eq!(round13(-0.0).to_bits(), 0);
     }
 
     #[test]

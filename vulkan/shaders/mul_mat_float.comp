@@ -52,7 +52,10 @@ void accumulate() {
     for (uint o = 0u; o < OUTPUTS; o++) sums[o] = 0.0;
     for (uint i = lane; i < p.k; i += 16u) {
         float xv[TOKENS];
-        for (uint t = 0u; t < TOKENS; t++) xv[t] = uintBitsToFloat(x[x_row[t] + i]);
+        for (uint t = 0u; t < TOKENS; t++) {
+            xv[t] = uintBitsToFloat(x[x_row[t] + i]);
+            if (TYPE == 1u) xv[t] = round13(xv[t]);
+        }
         for (uint r = 0u; r < ROWS; r++) {
             float wv = weight(w_row[r], i);
             for (uint t = 0u; t < TOKENS; t++) sums[r * TOKENS + t] = sums[r * TOKENS + t] + wv * xv[t];

@@ -12,7 +12,7 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::Pipeline;
 
 /// What shaders/exact.comp computes of each pair of values.
-const RESULTS: [&str; 12] = [
+const RESULTS: [&str; 13] = [
     "sums",
     "differences",
     "products",
@@ -25,6 +25,7 @@ const RESULTS: [&str; 12] = [
     "integers in f32",
     "logarithms",
     "sums over 64 lanes",
+    "rounding to 13 bits",
 ];
 
 /// Values at the edges: subnormal numbers, ties, overflow, zeros of both signs.
@@ -86,7 +87,7 @@ fn lane([_, b]: [f32; 2]) -> f32 {
 }
 
 /// What the device must give; `sum`: of the lanes of this pair and its neighbours.
-fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 12] {
+fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 13] {
     let half = |v: f32| u32::from(quants::f32_to_f16(v));
     [
         (a + b).to_bits(),
@@ -101,6 +102,7 @@ fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 12] {
         lane([a, b]).to_bits(),
         numerics::log(a).to_bits(),
         sum.to_bits(),
+        numerics::round13(a).to_bits(),
     ]
 }
 

@@ -11,7 +11,7 @@ use crate::simd::{Floats, SimdLevel};
 use gguf::GgmlType;
 
 /// Queries of one head that are worked on together.
-pub(super) const ROWS: usize = 32;
+pub(super) const ROWS: usize = 64;
 /// From this many queries on it pays to transpose the keys.
 pub(super) const MANY: usize = 8;
 

@@ -99,7 +99,11 @@ impl<S: Simd> MatMul for Vector<S> {
             let wide = if S::WIDE { 64 } else { 32 };
             let mut j = 0;
             while j < g.columns {
-                let width = if g.columns - j >= wide { wide } else { (g.columns - j).min(16) };
+                let width = match g.columns - j {
+                    left if left >= wide => wide,
+                    32.. => 32,
+                    left => left.min(16),
+                };
                 let part = Gemm { columns: width, b: g.b.add(j), c: g.c.add(j), ..g };
                 if width < 16 {
                     Plain::mul(part);
@@ -111,6 +115,7 @@ impl<S: Simd> MatMul for Vector<S> {
                         let part = Gemm { inner, a, b, fresh: g.fresh && r == 0, ..part };
                         match width {
                             64 => rows::<S, 4, 4>(part),
+                            32 if S::WIDE => rows::<S, 8, 2>(part),
                             32 => rows::<S, 2, 2>(part),
                             _ => rows::<S, 4, 1>(part),
                         }

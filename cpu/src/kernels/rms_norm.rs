@@ -31,8 +31,10 @@ pub(crate) fn whole_rows<const N: usize>(
 ) -> Vec<Step> {
     let (level, dst) = (c.level, c.dst);
     let src: [RawTensor; N] = std::array::from_fn(|i| c.src[i]);
+    // Taking a row from the others costs as much as a tenth of it.
+    let grain = (dst.desc.rows() / (8 * c.threads)).clamp(1, 16);
     let run = move |work: &Work| {
-        work.share(dst.desc.rows(), 1, |rows| {
+        work.share(dst.desc.rows(), grain, |rows| {
             for r in rows {
                 let index @ (i1, i2, i3) = dst.desc.row_index(r);
                 let operands = src.map(|t| {

@@ -5,6 +5,7 @@
 
 use super::{ActFormat, Packing, QK, QK_K, amx, packed};
 use crate::simd::{Floats, SimdLevel};
+use ggml_ops::numerics::round13;
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
 pub(super) const TQ1_PLANES: usize = 5 * 64;
@@ -66,6 +67,13 @@ pub(super) struct Q8K {
     pub d: f32,
 }
 
+impl Q8K {
+    /// The scales once more, one after the other, behind the blocks of a token; zeros up to a multiple of 16.
+    pub fn scales_behind(token: *mut u8, blocks: usize) -> *mut f32 {
+        token.cast::<Q8K>().wrapping_add(blocks).cast()
+    }
+}
+
 /// What follows the int8 values of a token of [`ActFormat::I8Tq1`], [`ActFormat::I8Tq2`], [`ActFormat::Fives`] or [`ActFormat::Threes`].
 #[repr(C, align(64))]
 pub(super) struct I8Tail {
@@ -116,14 +124,14 @@ impl I8Order {
 pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
     match fmt {
         // 64 more: rows a power of two apart would share the sets of the L1 cache.
-        ActFormat::F32 => k.next_multiple_of(16) * 4 + 64,
+        ActFormat::F32 | ActFormat::F13 => k.next_multiple_of(16) * 4 + 64,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let blocks = I8Order::of(level, fmt, n).block_size() * (k / QK_K);
             blocks + size_of::<I8Tail>()
         }
-        ActFormat::Q8_0 | ActFormat::Q8KPairs if n == 1 => Q8Scales::record_size(k / QK),
-        ActFormat::Q8_0 | ActFormat::Q8KPairs => k / QK * size_of::<Q8Block>(),
-        ActFormat::Q8K => k / QK_K * size_of::<Q8K>(),
+        ActFormat::Q8_0 | ActFormat::Q8KIn32 if n == 1 => Q8Scales::record_size(k / QK),
+        ActFormat::Q8_0 | ActFormat::Q8KIn32 => k / QK * size_of::<Q8Block>(),
+        ActFormat::Q8K => k / QK_K * size_of::<Q8K>() + padded(k / QK_K) * 4,
         ActFormat::Fives => packed::record_size(FIVES, k),
         ActFormat::Threes => packed::record_size(Packing::Threes, k),
     }
@@ -164,10 +172,15 @@ unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *m
     unsafe {
         match fmt {
             ActFormat::F32 => floats(x, dst),
+            ActFormat::F13 => {
+                floats(x, dst);
+                let rounded = std::slice::from_raw_parts_mut(dst.cast::<f32>(), x.len());
+                rounded.iter_mut().for_each(|x| *x = round13(*x));
+            }
             ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
             ActFormat::Q8_0 => q8_0(n, x, dst),
-            ActFormat::Q8K => q8_k(x, dst.cast()),
-            ActFormat::Q8KPairs => q8_k_in_blocks_of_32(n, x, dst),
+            ActFormat::Q8K => q8_k(x, dst),
+            ActFormat::Q8KIn32 => q8_k_in_blocks_of_32(n, x, dst),
             ActFormat::Fives => {
                 i8_token(I8Order::Natural, x, dst);
                 packed::finish(FIVES, n, x.len(), dst);
@@ -378,8 +391,10 @@ unsafe fn q8_k_in_blocks_of_32(n: usize, x: &[f32], dst: *mut u8) {
 }
 
 #[inline(always)]
-unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
-    for block in x.chunks_exact(QK_K) {
+unsafe fn q8_k(x: &[f32], dst: *mut u8) {
+    let blocks = x.len() / QK_K;
+    let scales = Q8K::scales_behind(dst, blocks);
+    for (b, block) in x.chunks_exact(QK_K).enumerate() {
         let (q, d) = quantize_256(block);
         let mut out = Q8K { q, sum2x32: [0; 128], sums32: [0; 8], sums16: [0; 16], nsums16: [0; 16], sum: 0, d };
         for (sum, two) in out.sum2x32.iter_mut().zip(q.chunks_exact(2)) {
@@ -395,11 +410,15 @@ unsafe fn q8_k(x: &[f32], mut dst: *mut Q8K) {
             *sum = two[0] + two[1];
         }
         out.sum = out.sums32.iter().map(|&s| i32::from(s)).sum();
-        // SAFETY: the record has one `Q8K` for each 256 elements.
+        // SAFETY: the record has one `Q8K` for each 256 elements, and a scale.
         unsafe {
-            dst.write(out);
-            dst = dst.add(1);
+            dst.cast::<Q8K>().add(b).write(out);
+            scales.add(b).write(d);
         }
+    }
+    for b in blocks..padded(blocks) {
+        // SAFETY: the record has room for padded scales.
+        unsafe { scales.add(b).write(0.0) }
     }
 }
 

@@ -39,8 +39,10 @@ const TILE: usize = 1024;
 const STEPS: usize = QK_K / 64;
 /// Tokens whose sums are kept while the weights go by: two tiles each.
 const GROUPS: usize = 4;
-/// Tiles of weights, of each 16 rows, that are used for all groups before the next: what the L1 cache holds.
+/// Tiles of weights, of each 16 rows, that are used for all groups before the next, about: what the L1 cache holds.
 const CHUNK: usize = 12;
+/// Bytes of activations that are gone through for one unpacking of weights: beside these, they stay in the L2 cache.
+const AT_ONCE: usize = 1152 * 1024;
 
 /// What unpacks the weights, beside the tiles that multiply them.
 pub(super) trait Unpack: Tiles {
@@ -71,7 +73,7 @@ pub(super) fn takes(level: SimdLevel, n: usize) -> bool {
 }
 
 /// Bytes of the sums that scratch memory begins with.
-pub(super) const SUMS_SIZE: usize = GROUPS * size_of::<Panel<i32>>();
+pub(super) const SUMS_SIZE: usize = GROUPS * (packed::ROWS / ROWS) * size_of::<Panel<i32>>();
 
 /// Bytes of scratch memory: sums, then unpacked rows.
 pub(super) fn scratch_size(k: usize) -> usize {
@@ -112,12 +114,18 @@ pub(super) unsafe fn packed(d: f32, height: usize, job: &Job) {
     unsafe {
         let weights = job.scratch.add(SUMS_SIZE);
         let tiles = T::configure();
-        for r in (job.r0..job.r1).step_by(packed::ROWS) {
-            product::unpack(height, job, r, weights, &mut ahead);
-            for half in 0..packed::ROWS / ROWS {
-                let at = [weights.add(2 * half * 64).cast_const(), weights.add((2 * half + 1) * 64)];
-                let right = Two { at, line: QUAD, next: LINES * QUAD };
-                multiply(&tiles, d, job, r + half * ROWS, ROWS, product::padded(job.k), right);
+        let at_once = at_once(job);
+        for t0 in (0..job.n).step_by(at_once) {
+            let tokens = t0..job.n.min(t0 + at_once);
+            for r in (job.r0..job.r1).step_by(packed::ROWS) {
+                product::unpack::<true>(height, job, r, weights, &mut ahead);
+                let k = product::padded(job.k);
+                let mut pairs =
+                    [Two { at: [weights.cast_const(); 2], line: 64, next: LINES * QUAD }; packed::ROWS / ROWS];
+                for (i, at) in pairs.iter_mut().flat_map(|pair| &mut pair.at).enumerate() {
+                    *at = weights.add(i * TILE);
+                }
+                multiply(&tiles, d, job, r..r + packed::ROWS, tokens.clone(), k, &pairs);
             }
         }
     }
@@ -132,68 +140,86 @@ unsafe fn run<T: Unpack>(ty: TernaryType, d: f32, job: &Job) {
     unsafe {
         let weights = job.scratch.add(SUMS_SIZE);
         let tiles = T::configure();
-        let mut r0 = job.r0;
-        while r0 < job.r1 {
-            let rows = ROWS.min(job.r1 - r0);
-            unpack::<T>(ty, job, r0, weights, &mut ahead);
-            unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
-            let at = [weights.cast_const(), weights.add(steps * TILE)];
-            multiply(&tiles, d, job, r0, rows, job.k, Two { at, line: 64, next: TILE });
-            r0 += rows;
+        let at_once = at_once(job);
+        for t0 in (0..job.n).step_by(at_once) {
+            let tokens = t0..job.n.min(t0 + at_once);
+            for r0 in (job.r0..job.r1).step_by(ROWS) {
+                let rows = ROWS.min(job.r1 - r0);
+                unpack::<T>(ty, job, r0, weights, &mut ahead);
+                unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
+                let at = [weights.cast_const(), weights.add(steps * TILE)];
+                let pair = [Two { at, line: 64, next: TILE }];
+                multiply(&tiles, d, job, r0..r0 + rows, tokens.clone(), job.k, &pair);
+            }
         }
     }
 }
 
-/// Multiplies `rows` rows from `r0`, in two tiles side by side, with all tokens, which have `k` values.
+/// Tokens that the rows of a job are multiplied with before the next.
+fn at_once(job: &Job) -> usize {
+    let parts = (job.n * job.act_stride).div_ceil(AT_ONCE);
+    job.n.div_ceil(parts).next_multiple_of(2 * TOKENS)
+}
+
+/// Multiplies rows, in pairs of tiles, with these tokens, which have `k` values.
 #[inline(always)]
-unsafe fn multiply<T: Tiles>(tiles: &T, d: f32, job: &Job, r0: usize, rows: usize, k: usize, right: Two) {
+unsafe fn multiply<T: Tiles>(
+    tiles: &T,
+    d: f32,
+    job: &Job,
+    rows: Range<usize>,
+    tokens: Range<usize>,
+    k: usize,
+    pairs: &[Two],
+) {
     let steps = k / 64;
+    // As long as each other: to put the sums aside and take them up again costs as much as two steps.
+    let chunk = steps.div_ceil(((steps + CHUNK / 2) / CHUNK).max(1));
     // SAFETY: the caller's promises.
     unsafe {
         let sums = job.scratch.cast::<Panel<i32>>();
-        for t0 in (0..job.n).step_by(GROUPS * 2 * TOKENS) {
-            let tokens = (job.n - t0).min(GROUPS * 2 * TOKENS);
-            let mut step = 0;
-            while step < steps {
-                let count = CHUNK.min(steps - step);
-                for g in 0..tokens.div_ceil(2 * TOKENS) {
-                    let t = t0 + g * 2 * TOKENS;
-                    let x0 = job.token(t).add(64 * step);
-                    // Of the last tokens there may be one tile: it is multiplied twice.
-                    let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
-                    let left = Two { at: [x0, x1], line: job.act_stride, next: 64 };
-                    let right = Two { at: right.at.map(|w| w.add(step * right.next)), ..right };
-                    tiles.dot_i8(&left, &right, count, step > 0, sums.add(g));
+        for t0 in tokens.clone().step_by(GROUPS * 2 * TOKENS) {
+            let tokens = t0..tokens.end.min(t0 + GROUPS * 2 * TOKENS);
+            for (i, right) in pairs.iter().enumerate() {
+                for step in (0..steps).step_by(chunk) {
+                    let count = chunk.min(steps - step);
+                    for (g, t) in tokens.clone().step_by(2 * TOKENS).enumerate() {
+                        let x0 = job.token(t).add(64 * step);
+                        // Of the last tokens there may be one tile: it is multiplied twice.
+                        let x1 = if t + TOKENS < job.n { x0.add(TOKENS * job.act_stride) } else { x0 };
+                        let left = Two { at: [x0, x1], line: job.act_stride, next: 64 };
+                        let right = Two { at: right.at.map(|w| w.add(step * right.next)), ..*right };
+                        tiles.dot_i8(&left, &right, count, step > 0, sums.add(g * pairs.len() + i));
+                    }
                 }
-                step += count;
             }
-            store(d, job, r0, rows, t0..t0 + tokens, k, sums);
+            store(d, job, rows.clone(), tokens, k, pairs.len());
         }
     }
 }
 
-/// Writes the results of a panel of rows and tokens.
+/// Writes the results of these rows, in so many pairs of tiles, and tokens.
 #[inline(always)]
-unsafe fn store(d: f32, job: &Job, r0: usize, rows: usize, tokens: Range<usize>, k: usize, sums: *const Panel<i32>) {
-    let t0 = tokens.start;
-    for t in 0..tokens.len() {
+unsafe fn store(d: f32, job: &Job, rows: Range<usize>, tokens: Range<usize>, k: usize, pairs: usize) {
+    for (i, t) in tokens.enumerate() {
         // SAFETY: the token is below n; all panels of these tokens were written; rows are below r1.
         unsafe {
-            let tail = &*job.token(t0 + t).add(k).cast::<I8Tail>();
+            let tail = &*job.token(t).add(k).cast::<I8Tail>();
             let scale = d * tail.scale;
-            let panel = &*sums.add(t / (2 * TOKENS));
-            let (half, t_in) = (t / TOKENS % 2, t % TOKENS);
-            let mut y = [0.0f32; ROWS];
-            for (y, tile) in y.as_chunks_mut::<16>().0.iter_mut().zip(&panel.0[half]) {
-                for (y, sum) in y.iter_mut().zip(&tile[t_in]) {
+            let panels = job.scratch.cast::<Panel<i32>>().add(i / (2 * TOKENS) * pairs);
+            let (half, line) = (i / TOKENS % 2, i % TOKENS);
+            let mut y = [0.0f32; packed::ROWS];
+            for (tile, y) in y.as_chunks_mut::<16>().0.iter_mut().enumerate().take(2 * pairs) {
+                let sums = &(&(*panels.add(tile / 2)).0)[half][tile % 2][line];
+                for (y, sum) in y.iter_mut().zip(sums) {
                     *y = sum.wrapping_sub(tail.sum) as f32 * scale;
                 }
             }
-            let to = job.y.add((t0 + t) * job.y_stride + r0);
-            if rows == ROWS {
-                to.copy_from_nonoverlapping(y.as_ptr(), ROWS);
-            } else {
-                to.copy_from_nonoverlapping(y.as_ptr(), rows);
+            let to = job.y.add(t * job.y_stride + rows.start);
+            match rows.len() {
+                packed::ROWS => to.copy_from_nonoverlapping(y.as_ptr(), packed::ROWS),
+                ROWS => to.copy_from_nonoverlapping(y.as_ptr(), ROWS),
+                rows => to.copy_from_nonoverlapping(y.as_ptr(), rows),
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::act::{Q8Block, Q8Pair, Q8Scales, padded};
-use super::blocks_of_32::{Block32, GROUP};
+use super::act::{Q8Block, Q8Pair, Q8Scales};
+use super::blocks_of_32::{Block32, SCALES_AT_ONCE};
 use super::fetch::Ahead;
-use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
-use super::vector::{self, Kernel, Simd};
+use super::one_token::{self, OneToken, Terms};
+use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, interleave};
+use super::vector::{self, Simd};
 use super::{Job, QK};
 
 /// Blocks `b` and `b + 1` of a row, in the form for [`Simd::dot4`]. Where the second does not exist it is anything: its
@@ -31,112 +32,79 @@ fn slab_size<W: Block32>(k: usize) -> usize {
 }
 
 pub(super) fn scratch_size<W: Block32>(k: usize) -> usize {
-    let terms = TERMS_ROWS * padded(k / QK) * if W::MINS { 8 } else { 4 };
-    terms.max(side_by_side::size(slab_size::<W>(k)))
+    one_token::scratch_size::<Blocks<W>>(k).max(side_by_side::scratch_size::<Blocks<W>>(k))
 }
 
 pub(super) unsafe fn mul_mat<W: Block32>(job: &Job) {
     // SAFETY: the caller's promises.
     unsafe {
         if job.n == 1 {
-            vector::run(job.level, &Token::<W>(PhantomData), job);
+            vector::run(job.level, &OneToken::<Blocks<W>>(PhantomData), job);
         } else {
-            vector::run(job.level, &SideBySide(&Blocks::<W>(PhantomData)), job);
+            vector::run(job.level, &SideBySide::<Blocks<W>>(PhantomData), job);
         }
     }
 }
 
-/// One token.
-struct Token<W>(PhantomData<W>);
+/// Blocks of 32 as kernels.
+struct Blocks<W>(PhantomData<W>);
 
-impl<W: Block32> Kernel for Token<W> {
+impl<W: Block32> Terms for Blocks<W> {
+    const BLOCK: usize = QK;
+    const TWO: bool = W::MINS;
+    const GROUP: usize = 2 * SCALES_AT_ONCE;
+
     #[inline(always)]
-    unsafe fn run<S: Simd>(&self, job: &Job) {
-        let blocks = job.k / QK;
-        let whole = blocks / (2 * GROUP) * (2 * GROUP);
-        let (stride, mut ahead) = (padded(blocks), Ahead::new(job));
-        // SAFETY: the scratch memory has room for the terms; rows below r1 have `blocks` blocks, the token a pair for each two
-        // and scales for `stride`.
+    unsafe fn group<S: Simd>(
+        row: *const u8,
+        token: *const u8,
+        blocks: usize,
+        b: usize,
+        count: usize,
+        to: [*mut f32; 2],
+        ahead: &mut Ahead,
+    ) {
+        // SAFETY: the caller's promises.
         unsafe {
-            let x = job.token(0).cast::<Q8Pair>();
-            let scales = Q8Scales::behind(job.token(0).cast_mut(), blocks);
-            let terms = job.scratch.cast::<f32>();
-            let least = if W::MINS { terms.add(TERMS_ROWS * stride) } else { terms };
-            for r in (job.r0..job.r1).step_by(TERMS_ROWS) {
-                let count = TERMS_ROWS.min(job.r1 - r);
-                for i in 0..count {
-                    let row = job.row(r + i);
-                    let to = [terms.add(i * stride), least.add(i * stride)];
-                    for g in (0..whole).step_by(2 * GROUP) {
-                        group::<S, W>(row, g, 2 * GROUP, x, scales, to, &mut ahead);
-                    }
-                    if whole < blocks {
-                        group::<S, W>(row, whole, blocks - whole, x, scales, to, &mut ahead);
-                    }
-                }
-                let terms = terms.cast_const();
-                let y = if W::MINS { add_up([terms, least], blocks, stride) } else { add_up([terms], blocks, stride) };
-                for (i, &y) in y[..count].iter().enumerate() {
-                    job.set(0, r + i, y);
-                }
+            let scales = Q8Scales::behind(token.cast_mut(), blocks);
+            let near = W::scales(row, b, count.min(SCALES_AT_ONCE));
+            let mut far = (_mm256_setzero_ps(), _mm256_setzero_ps());
+            if count > SCALES_AT_ONCE {
+                far = W::scales(row, b + SCALES_AT_ONCE, count - SCALES_AT_ONCE);
+            }
+            ahead.of::<S>(W::at(row, b));
+            let mut sums = [S::zero(); SCALES_AT_ONCE];
+            for (p, sum) in sums[..count.div_ceil(2)].iter_mut().enumerate() {
+                let w = weights::<S, W>(row, b + 2 * p, b + count);
+                let x = &*token.cast::<Q8Pair>().add(b / 2 + p);
+                *sum = S::dot4(w, S::load(x.q.as_ptr().cast()), S::load(x.nsum.as_ptr().cast()));
+            }
+            let dx = S::load_f(scales.d.add(b));
+            let d = S::mul_f(S::join_f(near.0, far.0), dx);
+            S::store_f(to[0], S::mul_f(S::to_f(S::sums_of_halves(sums)), d));
+            if W::MINS {
+                let m = S::mul_f(S::join_f(near.1, far.1), dx);
+                S::store_f(to[1], S::mul_f(S::load_f(scales.sum.add(b)), m));
             }
         }
     }
 }
 
-/// The terms of `count` blocks of a row, 16 at most, from `g` on; those of blocks that do not exist are zeros.
-#[inline(always)]
-unsafe fn group<S: Simd, W: Block32>(
-    row: *const u8,
-    g: usize,
-    count: usize,
-    x: *const Q8Pair,
-    scales: Q8Scales,
-    [terms, least]: [*mut f32; 2],
-    ahead: &mut Ahead,
-) {
-    // SAFETY: the caller has the blocks, and room for 16 terms.
-    unsafe {
-        let near = W::scales(row, g, count.min(GROUP));
-        let mut far = (_mm256_setzero_ps(), _mm256_setzero_ps());
-        if count > GROUP {
-            far = W::scales(row, g + GROUP, count - GROUP);
-        }
-        ahead.of::<S>(W::at(row, g));
-        let mut sums = [S::zero(); GROUP];
-        for (p, sum) in sums[..count.div_ceil(2)].iter_mut().enumerate() {
-            let w = weights::<S, W>(row, g + 2 * p, g + count);
-            let x = &*x.add(g / 2 + p);
-            *sum = S::dot4(w, S::load(x.q.as_ptr().cast()), S::load(x.nsum.as_ptr().cast()));
-        }
-        let dx = S::load_f(scales.d.add(g));
-        let d = S::mul_f(S::join_f(near.0, far.0), dx);
-        S::store_f(terms.add(g), S::mul_f(S::to_f(S::sums_of_halves(sums)), d));
-        if W::MINS {
-            let m = S::mul_f(S::join_f(near.1, far.1), dx);
-            S::store_f(least.add(g), S::mul_f(S::load_f(scales.sum.add(g)), m));
-        }
-    }
-}
-
-/// Blocks of rows side by side.
-struct Blocks<W>(PhantomData<W>);
-
 impl<W: Block32> Slab for Blocks<W> {
-    fn size(&self, k: usize) -> usize {
+    fn size(k: usize) -> usize {
         slab_size::<W>(k)
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
+    unsafe fn unpack<S: Simd>(k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
         let blocks = k / QK;
         // SAFETY: the row has `blocks` blocks, the slab room for pairs of them.
         unsafe {
-            for g in (0..blocks).step_by(GROUP) {
-                let here = GROUP.min(blocks - g);
+            for g in (0..blocks).step_by(SCALES_AT_ONCE) {
+                let here = SCALES_AT_ONCE.min(blocks - g);
                 ahead.of::<S>(W::at(row, g));
                 let (d, m) = W::scales(row, g, here);
-                let (mut ds, mut ms) = ([0.0f32; GROUP], [0.0f32; GROUP]);
+                let (mut ds, mut ms) = ([0.0f32; SCALES_AT_ONCE], [0.0f32; SCALES_AT_ONCE]);
                 _mm256_storeu_ps(ds.as_mut_ptr(), d);
                 _mm256_storeu_ps(ms.as_mut_ptr(), m);
                 for b in (0..here).step_by(2) {
@@ -154,7 +122,7 @@ impl<W: Block32> Slab for Blocks<W> {
     }
 
     #[inline(always)]
-    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8) {
+    unsafe fn interleave<S: Simd>(k: usize, slab: *mut u8) {
         for p in 0..(k / QK).div_ceil(2) {
             // SAFETY: the slab has as many pairs.
             unsafe { interleave::<S>(slab.add(p * pair_size(W::MINS))) }
@@ -163,7 +131,6 @@ impl<W: Block32> Slab for Blocks<W> {
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const T: usize>(
-        &self,
         k: usize,
         slabs: [*const u8; R],
         x: [*const u8; T],

@@ -9,7 +9,7 @@ use super::unpack::{Halves, fifth_bits};
 use super::vector::Simd;
 
 /// Blocks whose scales are made together.
-pub(super) const GROUP: usize = 8;
+pub(super) const SCALES_AT_ONCE: usize = 8;
 
 /// How a type stores blocks of 32.
 pub(super) trait Block32 {
@@ -74,7 +74,7 @@ impl<W: Plain> Block32 for W {
 unsafe fn halves_at(p: *const u8, size: usize, count: usize) -> __m256 {
     // SAFETY: the caller has the first `count` of them.
     unsafe {
-        let mut v = [0i16; GROUP];
+        let mut v = [0i16; SCALES_AT_ONCE];
         for (i, v) in v.iter_mut().enumerate() {
             if i < count {
                 *v = p.add(i * size).cast::<i16>().read_unaligned();
@@ -185,7 +185,7 @@ impl Block32 for Mxfp4 {
     unsafe fn scales(row: *const u8, b: usize, count: usize) -> (__m256, __m256) {
         // SAFETY: blocks begin with their exponent.
         unsafe {
-            let mut d = [0.0; GROUP];
+            let mut d = [0.0; SCALES_AT_ONCE];
             for (i, d) in d.iter_mut().enumerate() {
                 if i < count {
                     *d = e8m0_to_f32_half(*Self::at(row, b + i));

@@ -9,6 +9,8 @@ use std::marker::PhantomData;
 /// A type of float weights.
 pub(super) trait Float {
     const SIZE: usize;
+    /// Products with activations are exact (`round13` of docs/numerics.md): additions may be fused with them.
+    const EXACT: bool = false;
     /// # Safety
     /// The CPU has the features of `S`; `p` has 16 values.
     unsafe fn load<S: Simd>(p: *const u8) -> S::F;
@@ -29,6 +31,7 @@ impl Float for F32 {
 
 impl Float for F16 {
     const SIZE: usize = 2;
+    const EXACT: bool = true;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -82,13 +85,13 @@ impl<W: Float> Kernel for Token<W> {
                     ahead.up_to::<S>(next_tile.wrapping_add(R * byte));
                     let x = S::load_f(x.add(at));
                     for i in 0..R {
-                        acc[i] = S::add_f(acc[i], S::mul_f(W::load::<S>(w[i].add(byte)), x));
+                        acc[i] = add_product::<S, W>(acc[i], W::load::<S>(w[i].add(byte)), x);
                     }
                 }
                 if whole < job.k {
                     let x = S::load_f(x.add(whole));
                     for i in 0..R {
-                        acc[i] = S::add_f(acc[i], S::mul_f(load_last::<S, W>(w[i], job.k), x));
+                        acc[i] = add_product::<S, W>(acc[i], load_last::<S, W>(w[i], job.k), x);
                     }
                 }
                 for (i, &y) in S::tree4(acc)[..count].iter().enumerate() {
@@ -98,6 +101,14 @@ impl<W: Float> Kernel for Token<W> {
             r += count;
         }
     }
+}
+
+/// # Safety
+/// The CPU has the features of `S`.
+#[inline(always)]
+unsafe fn add_product<S: Simd, W: Float>(sum: S::F, w: S::F, x: S::F) -> S::F {
+    // SAFETY: the caller's promise.
+    unsafe { if W::EXACT { S::fused_f(w, x, sum) } else { S::add_f(sum, S::mul_f(w, x)) } }
 }
 
 /// The last k % 16 weights of a row. After them zeros: adding their products changes no lane, as no lane is -0.
@@ -217,10 +228,10 @@ impl<W: Float> Kernel for Gemm<W> {
                 let mut t = 0;
                 while t < job.n {
                     t += match job.n - t {
-                        1 => tokens::<S, 1>(job, r0, count, t, &mut lanes),
-                        2 | 3 => tokens::<S, 2>(job, r0, count, t, &mut lanes),
-                        4 | 5 => tokens::<S, 4>(job, r0, count, t, &mut lanes),
-                        _ => tokens::<S, T>(job, r0, count, t, &mut lanes),
+                        1 => tokens::<S, W, 1>(job, r0, count, t, &mut lanes),
+                        2 | 3 => tokens::<S, W, 2>(job, r0, count, t, &mut lanes),
+                        4 | 5 => tokens::<S, W, 4>(job, r0, count, t, &mut lanes),
+                        _ => tokens::<S, W, T>(job, r0, count, t, &mut lanes),
                     };
                 }
             }
@@ -256,7 +267,13 @@ unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize
 
 /// The rows of the panel times tokens `t..t + T`; returns T.
 #[inline(always)]
-unsafe fn tokens<S: Simd, const T: usize>(job: &Job, r0: usize, rows: usize, t: usize, lanes: &mut Lanes) -> usize {
+unsafe fn tokens<S: Simd, W: Float, const T: usize>(
+    job: &Job,
+    r0: usize,
+    rows: usize,
+    t: usize,
+    lanes: &mut Lanes,
+) -> usize {
     let padded = job.k.next_multiple_of(16);
     let mut at = 0;
     while at < padded {
@@ -270,9 +287,9 @@ unsafe fn tokens<S: Simd, const T: usize>(job: &Job, r0: usize, rows: usize, t: 
                 let x_stride = job.act_stride / 4;
                 let lanes = lanes[r * T..].as_mut_ptr();
                 r += match (S::WIDE, rows - r) {
-                    (true, 4..) => tile::<S, 4, T>(len, w, x, x_stride, lanes, at == 0),
-                    (_, 2..) => tile::<S, 2, T>(len, w, x, x_stride, lanes, at == 0),
-                    _ => tile::<S, 1, T>(len, w, x, x_stride, lanes, at == 0),
+                    (true, 4..) => tile::<S, W, 4, T>(len, w, x, x_stride, lanes, at == 0),
+                    (_, 2..) => tile::<S, W, 2, T>(len, w, x, x_stride, lanes, at == 0),
+                    _ => tile::<S, W, 1, T>(len, w, x, x_stride, lanes, at == 0),
                 };
             }
         }
@@ -294,7 +311,7 @@ unsafe fn tokens<S: Simd, const T: usize>(job: &Job, r0: usize, rows: usize, t: 
 /// Adds `len` products to each output of R rows and T tokens; returns R.
 #[expect(clippy::needless_range_loop, reason = "t also counts the tokens")]
 #[inline(always)]
-unsafe fn tile<S: Simd, const R: usize, const T: usize>(
+unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
     len: usize,
     w: *const f32,
     x: *const f32,
@@ -320,7 +337,11 @@ unsafe fn tile<S: Simd, const R: usize, const T: usize>(
                 for t in 0..T {
                     let x = S::load_r(x.add(t * x_stride + at));
                     for r in 0..R {
-                        acc[r][t] = S::add_r(acc[r][t], S::mul_r(ws[r], x));
+                        acc[r][t] = if W::EXACT {
+                            S::fused_r(ws[r], x, acc[r][t])
+                        } else {
+                            S::add_r(acc[r][t], S::mul_r(ws[r], x))
+                        };
                     }
                 }
             }

@@ -19,6 +19,21 @@ pub(super) struct Scales {
     pub dmin: f32,
 }
 
+impl<B: Copy> Unpacked<B> {
+    /// To be filled. d and dmin are f16.
+    ///
+    /// # Safety
+    /// The CPU has the features of `S`.
+    #[inline(always)]
+    unsafe fn new<S: Simd<B = B>>(d: u16, dmin: u16) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let scales = Scales { each: [0; 16], mins: [0; 16], d: S::f16_to_f32(d), dmin: S::f16_to_f32(dmin) };
+            Unpacked { codes: [S::zero(); 4], scales }
+        }
+    }
+}
+
 /// A type of super-blocks of 256.
 pub(super) trait KBlock {
     const SIZE: usize;
@@ -43,7 +58,7 @@ pub(super) struct Q6K;
 
 /// d, dmin, and 8 scales and minima of 6 bits: how Q4_K and Q5_K begin.
 #[inline(always)]
-unsafe fn six_bits<S: Simd>(p: *const u8) -> Scales {
+unsafe fn six_bits<S: Simd>(p: *const u8) -> Unpacked<S::B> {
     // SAFETY: d, dmin, 12 bytes of scales.
     unsafe {
         let s = |i: usize| p.add(4 + 4 * i).cast::<u32>().read_unaligned();
@@ -52,14 +67,10 @@ unsafe fn six_bits<S: Simd>(p: *const u8) -> Scales {
         let mins_hi = ((s2 >> 4) & 0x0f0f_0f0f) | (((s1 >> 6) & 0x0303_0303) << 4);
         let scales = u64::from(s0 & 0x3f3f_3f3f) | u64::from(scales_hi) << 32;
         let mins = u64::from(s1 & 0x3f3f_3f3f) | u64::from(mins_hi) << 32;
-        let mut out = Scales {
-            each: [0; 16],
-            d: S::f16_to_f32(p.cast::<u16>().read_unaligned()),
-            dmin: S::f16_to_f32(p.add(2).cast::<u16>().read_unaligned()),
-            mins: [0; 16],
-        };
-        S::widen_u8x8(scales, out.each.as_mut_ptr());
-        S::widen_u8x8(mins, out.mins.as_mut_ptr());
+        let f16 = |i: usize| p.cast::<u16>().add(i).read_unaligned();
+        let mut out = Unpacked::new::<S>(f16(0), f16(1));
+        S::widen_u8x8(scales, out.scales.each.as_mut_ptr());
+        S::widen_u8x8(mins, out.scales.mins.as_mut_ptr());
         out
     }
 }
@@ -73,7 +84,7 @@ impl KBlock for Q4K {
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
         // SAFETY: d, dmin, 12 bytes of scales, 128 of codes.
         unsafe {
-            let mut out = Unpacked { codes: [S::zero(); 4], scales: six_bits::<S>(p) };
+            let mut out = six_bits::<S>(p);
             for c in 0..4 {
                 out.codes[c] = S::load_nibbles_32(p.add(16 + 32 * c));
             }
@@ -91,7 +102,7 @@ impl KBlock for Q5K {
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
         // SAFETY: d, dmin, 12 bytes of scales, 32 of fifth bits, 128 of codes.
         unsafe {
-            let mut out = Unpacked { codes: [S::zero(); 4], scales: six_bits::<S>(p) };
+            let mut out = six_bits::<S>(p);
             let high = _mm256_loadu_si256(p.add(16).cast());
             for c in 0..4 {
                 let low = S::load_nibbles_32(p.add(48 + 32 * c));
@@ -112,15 +123,7 @@ impl KBlock for Q6K {
         // SAFETY: 128 bytes of low bits, 64 of high bits, 16 of scales, d.
         unsafe {
             let m15 = S::splat8(15);
-            let mut out = Unpacked {
-                codes: [S::zero(); 4],
-                scales: Scales {
-                    each: [0; 16],
-                    d: S::f16_to_f32(p.add(208).cast::<u16>().read_unaligned()),
-                    dmin: 0.0,
-                    mins: [0; 16],
-                },
-            };
+            let mut out = Unpacked::new::<S>(p.add(208).cast::<u16>().read_unaligned(), 0);
             S::widen_i8x16(p.add(192), out.scales.each.as_mut_ptr());
             for h in 0..2 {
                 let low = S::load(p.add(64 * h));
@@ -142,15 +145,8 @@ impl KBlock for Q2K {
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
         // SAFETY: 16 bytes of scales, 64 of codes, d, dmin.
         unsafe {
-            let mut out = Unpacked {
-                codes: [S::zero(); 4],
-                scales: Scales {
-                    each: [0; 16],
-                    mins: [0; 16],
-                    d: S::f16_to_f32(p.add(80).cast::<u16>().read_unaligned()),
-                    dmin: S::f16_to_f32(p.add(82).cast::<u16>().read_unaligned()),
-                },
-            };
+            let mut out =
+                Unpacked::new::<S>(p.add(80).cast::<u16>().read_unaligned(), p.add(82).cast::<u16>().read_unaligned());
             for h in 0..2 {
                 let both = p.add(8 * h).cast::<u64>().read_unaligned();
                 const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
@@ -175,15 +171,7 @@ impl KBlock for Q3K {
     unsafe fn unpack<S: Simd>(p: *const u8) -> Unpacked<S::B> {
         // SAFETY: 32 bytes of high bits, 64 of low, 12 of scales, d.
         unsafe {
-            let mut out = Unpacked {
-                codes: [S::zero(); 4],
-                scales: Scales {
-                    each: [0; 16],
-                    mins: [0; 16],
-                    d: S::f16_to_f32(p.add(108).cast::<u16>().read_unaligned()),
-                    dmin: 0.0,
-                },
-            };
+            let mut out = Unpacked::new::<S>(p.add(108).cast::<u16>().read_unaligned(), 0);
             let low = p.add(96).cast::<u64>().read_unaligned();
             let high = u64::from(p.add(104).cast::<u32>().read_unaligned());
             for h in 0..2 {

@@ -28,6 +28,8 @@ mod fetch;
 mod float;
 #[cfg(target_arch = "x86_64")]
 mod k_quants;
+#[cfg(target_arch = "x86_64")]
+mod one_token;
 pub(crate) mod packed;
 #[cfg(target_arch = "x86_64")]
 mod panel;
@@ -65,6 +67,8 @@ const QK: usize = GgmlType::Q8_0.block_size();
 pub enum ActFormat {
     /// Unchanged.
     F32,
+    /// Rounded to 13 bits (`ggml_ops::numerics::round13`), for F16 weights.
+    F13,
     /// int8 with one scale per token, for TQ1_0 weights.
     I8Tq1,
     /// int8 with one scale per token, for TQ2_0 weights.
@@ -74,7 +78,7 @@ pub enum ActFormat {
     /// int8 with a scale per 256.
     Q8K,
     /// The same, in the layout of `Q8_0`, for IQ4_XS weights.
-    Q8KPairs,
+    Q8KIn32,
     /// int8 with one scale per token, for ternary weights packed in fives.
     Fives,
     /// The same for those packed in threes.
@@ -147,13 +151,14 @@ impl WeightKind {
     /// What the activations become.
     pub fn act_format(self) -> ActFormat {
         match self {
-            Self::F32 | Self::F16 | Self::Bf16 => ActFormat::F32,
+            Self::F32 | Self::Bf16 => ActFormat::F32,
+            Self::F16 => ActFormat::F13,
             Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
             Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
             Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Iq4Nl | Self::Mxfp4 => {
                 ActFormat::Q8_0
             }
-            Self::Iq4Xs => ActFormat::Q8KPairs,
+            Self::Iq4Xs => ActFormat::Q8KIn32,
             Self::TernaryPacked { packing: Packing::Fives { .. }, .. } => ActFormat::Fives,
             Self::TernaryPacked { packing: Packing::Threes, .. } => ActFormat::Threes,
             Self::Ternary(_) | Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K => ActFormat::Q8K,

@@ -2,7 +2,7 @@
 
 use std::slice::from_raw_parts;
 
-use ggml_ops::numerics::dot16;
+use ggml_ops::numerics::{dot16, round13};
 use ggml_ops::quants::{
     BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
     BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, Ternary, act,
@@ -16,10 +16,10 @@ const NOT_PACKED: &str = "weights are packed for levels that have kernels for th
 /// Bytes of a prepared token, before rounding up to 64. int8 tokens start with their scale.
 pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
     match fmt {
-        ActFormat::F32 => k * 4,
+        ActFormat::F32 | ActFormat::F13 => k * 4,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
-        ActFormat::Q8K | ActFormat::Q8KPairs => k / QK_K * size_of::<BlockActQ8K>(),
+        ActFormat::Q8K | ActFormat::Q8KIn32 => k / QK_K * size_of::<BlockActQ8K>(),
         ActFormat::Fives | ActFormat::Threes => unreachable!("{NOT_PACKED}"),
     }
 }
@@ -37,12 +37,15 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
     };
     match fmt {
         ActFormat::F32 => bytemuck::cast_slice_mut(dst).copy_from_slice(x),
+        ActFormat::F13 => {
+            bytemuck::cast_slice_mut::<_, f32>(dst).iter_mut().zip(x).for_each(|(to, &x)| *to = round13(x));
+        }
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let (scale, q) = dst.split_at_mut(4);
             scale.copy_from_slice(&act::quantize_i8(x, bytemuck::cast_slice_mut(q)).to_ne_bytes());
         }
         ActFormat::Q8_0 => act::quantize_q8_0(x, bytemuck::cast_slice_mut(dst)),
-        ActFormat::Q8K | ActFormat::Q8KPairs => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
+        ActFormat::Q8K | ActFormat::Q8KIn32 => act::quantize_q8_k(x, bytemuck::cast_slice_mut(dst)),
         ActFormat::Fives | ActFormat::Threes => unreachable!("{NOT_PACKED}"),
     }
 }

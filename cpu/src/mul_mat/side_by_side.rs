@@ -2,10 +2,12 @@
 //! every lane sums up a row of its own.
 
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 use super::Job;
 use super::amx;
 use super::fetch::Ahead;
+use super::one_token;
 use super::vector::{Kernel, Simd};
 
 /// Rows of a slab, the lanes of a vector.
@@ -15,54 +17,53 @@ const MAX_SLABS: usize = 2;
 /// Most tokens of a tile, where registers are wide; narrow ones have room for two.
 const MAX_TILE: usize = 4;
 
-/// Bytes of scratch memory, of slabs of `slab` bytes.
-pub(super) const fn size(slab: usize) -> usize {
-    slab * MAX_SLABS
-}
-
 /// How a weight type is unpacked and multiplied.
 pub(super) trait Slab {
     /// Bytes of 16 unpacked rows, a multiple of 64.
-    fn size(&self, k: usize) -> usize;
+    fn size(k: usize) -> usize;
 
     /// Unpacks row `r` of a slab; all together are then to be [interleaved](Slab::interleave).
     ///
     /// # Safety
     /// The CPU has the features of `S`; `row` is a row of the matrix; `slab` has room for one.
-    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead);
+    unsafe fn unpack<S: Simd>(k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead);
 
     /// Brings the weights of rows that are unpacked side by side ([`interleave`]).
     ///
     /// # Safety
     /// The CPU has the features of `S`; `slab` is one.
-    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8);
+    unsafe fn interleave<S: Simd>(k: usize, slab: *mut u8);
 
     /// `R` slabs times `T` tokens.
     ///
     /// # Safety
     /// The CPU has the features of `S`; slabs are as `unpack` wrote them, `x` prepared tokens.
     unsafe fn tile<S: Simd, const R: usize, const T: usize>(
-        &self,
         k: usize,
         slabs: [*const u8; R],
         x: [*const u8; T],
     ) -> [[S::F; T]; R];
 }
 
-/// [`Slab`] as a kernel.
-pub(super) struct SideBySide<'a, P>(pub &'a P);
+/// Bytes of scratch memory.
+pub(super) fn scratch_size<P: Slab>(k: usize) -> usize {
+    P::size(k) * MAX_SLABS
+}
 
-impl<P: Slab> Kernel for SideBySide<'_, P> {
+/// [`Slab`] as a kernel.
+pub(super) struct SideBySide<P>(pub PhantomData<P>);
+
+impl<P: Slab> Kernel for SideBySide<P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(&self, job: &Job) {
         // SAFETY: the caller's promises.
-        unsafe { if S::WIDE { run::<S, P, MAX_SLABS>(self.0, job) } else { run::<S, P, 1>(self.0, job) } }
+        unsafe { if S::WIDE { run::<S, P, MAX_SLABS>(job) } else { run::<S, P, 1>(job) } }
     }
 }
 
 #[inline(always)]
-unsafe fn run<S: Simd, P: Slab, const R: usize>(kind: &P, job: &Job) {
-    let size = kind.size(job.k);
+unsafe fn run<S: Simd, P: Slab, const R: usize>(job: &Job) {
+    let size = P::size(job.k);
     let mut ahead = Ahead::new(job);
     for r in (job.r0..job.r1).step_by(R * ROWS) {
         let slabs: [*mut u8; R] = std::array::from_fn(|i| job.scratch.wrapping_add(i * size));
@@ -72,17 +73,17 @@ unsafe fn run<S: Simd, P: Slab, const R: usize>(kind: &P, job: &Job) {
                 // What lies beyond the job's rows is multiplied as it is, and not stored.
                 let r = r + i * ROWS;
                 for j in 0..ROWS.min(job.r1.saturating_sub(r)) {
-                    kind.unpack::<S>(job.k, job.row(r + j), j, slab, &mut ahead);
+                    P::unpack::<S>(job.k, job.row(r + j), j, slab, &mut ahead);
                 }
-                kind.interleave::<S>(job.k, slab);
+                P::interleave::<S>(job.k, slab);
             }
             let slabs = slabs.map(|slab| slab.cast_const());
             let mut t = 0;
             while t < job.n {
                 t += match job.n - t {
-                    1 => tile::<S, P, R, 1>(kind, job, slabs, r, t),
-                    MAX_TILE.. if S::WIDE => tile::<S, P, R, MAX_TILE>(kind, job, slabs, r, t),
-                    _ => tile::<S, P, R, 2>(kind, job, slabs, r, t),
+                    1 => tile::<S, P, R, 1>(job, slabs, r, t),
+                    MAX_TILE.. if S::WIDE => tile::<S, P, R, MAX_TILE>(job, slabs, r, t),
+                    _ => tile::<S, P, R, 2>(job, slabs, r, t),
                 };
             }
         }
@@ -92,7 +93,6 @@ unsafe fn run<S: Simd, P: Slab, const R: usize>(kind: &P, job: &Job) {
 /// The rows from `r` on times tokens `t..t + T`; returns T.
 #[inline(always)]
 unsafe fn tile<S: Simd, P: Slab, const R: usize, const T: usize>(
-    kind: &P,
     job: &Job,
     slabs: [*const u8; R],
     r: usize,
@@ -104,7 +104,7 @@ unsafe fn tile<S: Simd, P: Slab, const R: usize, const T: usize>(
         for (i, x) in x.iter_mut().enumerate() {
             *x = job.token(t + i);
         }
-        let y = kind.tile::<S, R, T>(job.k, slabs, x);
+        let y = P::tile::<S, R, T>(job.k, slabs, x);
         for (i, y) in y.iter().enumerate() {
             let r = r + i * ROWS;
             for (j, &y) in y.iter().enumerate() {
@@ -143,7 +143,7 @@ pub(super) unsafe fn interleave<S: Simd>(chunk: *mut u8) {
             let mut lines = [[_mm256_setzero_ps(); 2]; 16];
             for half in 0..2 {
                 for q in (0..16).step_by(8) {
-                    let columns = transpose(chunk.add(16 * 8 * half + q), 16);
+                    let columns = one_token::transpose(chunk.add(16 * 8 * half + q), 16);
                     for (line, column) in lines[q..q + 8].iter_mut().zip(&columns) {
                         line[half] = *column;
                     }
@@ -154,62 +154,5 @@ pub(super) unsafe fn interleave<S: Simd>(chunk: *mut u8) {
                 _mm256_storeu_ps(chunk.add(16 * q + 8), line[1]);
             }
         }
-    }
-}
-
-/// Rows whose terms are added up together.
-pub(super) const TERMS_ROWS: usize = 8;
-
-/// Of each row the sum of its terms in order, block by block, the terms of a block as they are listed. Rows are `stride` floats
-/// apart, with zeros behind their blocks up to a multiple of 8.
-///
-/// # Safety
-/// The CPU has AVX2; the terms are there.
-#[inline(always)]
-pub(super) unsafe fn add_up<const N: usize>(terms: [*const f32; N], blocks: usize, stride: usize) -> [f32; TERMS_ROWS] {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let mut y = _mm256_setzero_ps();
-        for b in (0..blocks).step_by(8) {
-            let mut columns = [[y; 8]; N];
-            for i in 0..N {
-                columns[i] = transpose(terms[i].add(b), stride);
-            }
-            for i in 0..8 {
-                for columns in &columns {
-                    y = _mm256_add_ps(y, columns[i]);
-                }
-            }
-        }
-        let mut out = [0.0; TERMS_ROWS];
-        _mm256_storeu_ps(out.as_mut_ptr(), y);
-        out
-    }
-}
-
-/// 8 x 8 floats.
-///
-/// # Safety
-/// The CPU has AVX; rows are `stride` floats apart.
-#[inline(always)]
-unsafe fn transpose(from: *const f32, stride: usize) -> [__m256; 8] {
-    // SAFETY: the caller's promises.
-    unsafe {
-        let mut out = [_mm256_setzero_ps(); 8];
-        for half in 0..2 {
-            let mut v = [_mm256_setzero_ps(); 4];
-            for (r, v) in v.iter_mut().enumerate() {
-                let from = from.add(r * stride + 4 * half);
-                let low = _mm256_castps128_ps256(_mm_loadu_ps(from));
-                *v = _mm256_insertf128_ps::<1>(low, _mm_loadu_ps(from.add(4 * stride)));
-            }
-            let (lo01, hi01) = (_mm256_unpacklo_ps(v[0], v[1]), _mm256_unpackhi_ps(v[0], v[1]));
-            let (lo23, hi23) = (_mm256_unpacklo_ps(v[2], v[3]), _mm256_unpackhi_ps(v[2], v[3]));
-            out[4 * half] = _mm256_shuffle_ps::<0x44>(lo01, lo23);
-            out[4 * half + 1] = _mm256_shuffle_ps::<0xee>(lo01, lo23);
-            out[4 * half + 2] = _mm256_shuffle_ps::<0x44>(hi01, hi23);
-            out[4 * half + 3] = _mm256_shuffle_ps::<0xee>(hi01, hi23);
-        }
-        out
     }
 }

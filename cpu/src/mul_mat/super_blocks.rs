@@ -3,15 +3,13 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::act::{Q8K, padded};
+use super::act::Q8K;
 use super::fetch::Ahead;
 use super::k_quants::{KBlock, Scales};
-use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, TERMS_ROWS, add_up, interleave};
-use super::vector::{self, Kernel, Simd};
+use super::one_token::{self, OneToken, Terms};
+use super::side_by_side::{self, CHUNK, ROWS, SideBySide, Slab, interleave};
+use super::vector::{self, Simd};
 use super::{Job, QK_K};
-
-/// Super-blocks of a row whose sums are made together.
-const GROUP: usize = 4;
 
 /// Where a super-block of 16 rows has its scales (i32), d, minima (pairs of i16) and dmin (negated), for each 16 of them; and its bytes.
 struct Layout<W>(PhantomData<W>);
@@ -26,96 +24,62 @@ impl<W: KBlock> Layout<W> {
 }
 
 pub(super) fn scratch_size<W: KBlock>(k: usize) -> usize {
-    let terms = 4 * padded(k / QK_K) * (1 + TERMS_ROWS * if W::MINS { 2 } else { 1 });
-    terms.max(side_by_side::size(k / QK_K * Layout::<W>::SIZE))
+    one_token::scratch_size::<SuperBlocks<W>>(k).max(side_by_side::scratch_size::<SuperBlocks<W>>(k))
 }
 
 pub(super) unsafe fn mul_mat<W: KBlock>(job: &Job) {
     // SAFETY: the caller's promises.
     unsafe {
         if job.n == 1 {
-            vector::run(job.level, &Token::<W>(PhantomData), job);
+            vector::run(job.level, &OneToken::<SuperBlocks<W>>(PhantomData), job);
         } else {
-            vector::run(job.level, &SideBySide(&SuperBlocks::<W>(PhantomData)), job);
+            vector::run(job.level, &SideBySide::<SuperBlocks<W>>(PhantomData), job);
         }
     }
 }
 
-/// One token.
-struct Token<W>(PhantomData<W>);
+/// Super-blocks as kernels.
+struct SuperBlocks<W>(PhantomData<W>);
 
-impl<W: KBlock> Kernel for Token<W> {
+impl<W: KBlock> Terms for SuperBlocks<W> {
+    const BLOCK: usize = QK_K;
+    const TWO: bool = W::MINS;
+    const GROUP: usize = 4;
+
     #[inline(always)]
-    unsafe fn run<S: Simd>(&self, job: &Job) {
-        let blocks = job.k / QK_K;
-        let whole = blocks / GROUP * GROUP;
-        let (stride, mut ahead) = (padded(blocks), Ahead::new(job));
-        // SAFETY: the scratch memory has room for the token's scales and the terms; rows below r1 have `blocks` blocks, the
-        // token as many.
+    unsafe fn group<S: Simd>(
+        row: *const u8,
+        token: *const u8,
+        blocks: usize,
+        b: usize,
+        count: usize,
+        to: [*mut f32; 2],
+        ahead: &mut Ahead,
+    ) {
+        // SAFETY: the caller's promises.
         unsafe {
-            let x = job.token(0).cast::<Q8K>();
-            let dx = job.scratch.cast::<f32>();
-            for b in 0..stride {
-                dx.add(b).write(if b < blocks { (*x.add(b)).d } else { 0.0 });
+            let (row, x) = (row.add(b * W::SIZE), token.cast::<Q8K>().add(b));
+            let dx = _mm_loadu_ps(Q8K::scales_behind(token.cast_mut(), blocks).add(b));
+            ahead.of::<S>(row);
+            let w = [
+                product::<S, W>(row, x, count > 0),
+                product::<S, W>(row.wrapping_add(W::SIZE), x.wrapping_add(1), count > 1),
+                product::<S, W>(row.wrapping_add(2 * W::SIZE), x.wrapping_add(2), count > 2),
+                product::<S, W>(row.wrapping_add(3 * W::SIZE), x.wrapping_add(3), count > 3),
+            ];
+            let sums = S::sums_of_lanes([w[0].sums, w[1].sums, w[2].sums, w[3].sums]);
+            let mut sums = _mm_cvtepi32_ps(_mm_loadu_si128(sums.as_ptr().cast()));
+            if W::EIGHTHS {
+                // Exact, unlike an eighth of a small d.
+                sums = _mm_mul_ps(sums, _mm_set1_ps(0.125));
             }
-            let terms = dx.add(stride);
-            let least = if W::MINS { terms.add(TERMS_ROWS * stride) } else { terms };
-            terms.write_bytes(0, TERMS_ROWS * stride * if W::MINS { 2 } else { 1 });
-            for r in (job.r0..job.r1).step_by(TERMS_ROWS) {
-                let count = TERMS_ROWS.min(job.r1 - r);
-                for i in 0..count {
-                    let row = job.row(r + i);
-                    let to = [terms.add(i * stride), least.add(i * stride)];
-                    for b in (0..whole).step_by(GROUP) {
-                        group::<S, W>(row, b, GROUP, x, dx, to, &mut ahead);
-                    }
-                    if whole < blocks {
-                        group::<S, W>(row, whole, blocks - whole, x, dx, to, &mut ahead);
-                    }
-                }
-                let terms = terms.cast_const();
-                let y = if W::MINS { add_up([terms, least], blocks, stride) } else { add_up([terms], blocks, stride) };
-                for (i, &y) in y[..count].iter().enumerate() {
-                    job.set(0, r + i, y);
-                }
+            let d = _mm_mul_ps(_mm_setr_ps(w[0].d, w[1].d, w[2].d, w[3].d), dx);
+            _mm_storeu_ps(to[0], _mm_mul_ps(sums, d));
+            if W::MINS {
+                let mins = _mm_hadd_epi32(_mm_hadd_epi32(w[0].mins, w[1].mins), _mm_hadd_epi32(w[2].mins, w[3].mins));
+                let d = _mm_mul_ps(_mm_setr_ps(w[0].ndmin, w[1].ndmin, w[2].ndmin, w[3].ndmin), dx);
+                _mm_storeu_ps(to[1], _mm_mul_ps(_mm_cvtepi32_ps(mins), d));
             }
-        }
-    }
-}
-
-/// The terms of `count` blocks of a row, 4 at most, from `b` on; those of blocks that do not exist are zeros.
-#[inline(always)]
-unsafe fn group<S: Simd, W: KBlock>(
-    row: *const u8,
-    b: usize,
-    count: usize,
-    x: *const Q8K,
-    dx: *const f32,
-    [terms, least]: [*mut f32; 2],
-    ahead: &mut Ahead,
-) {
-    // SAFETY: the caller has the blocks, and room for four terms.
-    unsafe {
-        let (row, x, dx) = (row.add(b * W::SIZE), x.add(b), _mm_loadu_ps(dx.add(b)));
-        ahead.of::<S>(row);
-        let w = [
-            product::<S, W>(row, x, count > 0),
-            product::<S, W>(row.wrapping_add(W::SIZE), x.wrapping_add(1), count > 1),
-            product::<S, W>(row.wrapping_add(2 * W::SIZE), x.wrapping_add(2), count > 2),
-            product::<S, W>(row.wrapping_add(3 * W::SIZE), x.wrapping_add(3), count > 3),
-        ];
-        let sums = S::sums_of_lanes([w[0].sums, w[1].sums, w[2].sums, w[3].sums]);
-        let mut sums = _mm_cvtepi32_ps(_mm_loadu_si128(sums.as_ptr().cast()));
-        if W::EIGHTHS {
-            // Exact, unlike an eighth of a small d.
-            sums = _mm_mul_ps(sums, _mm_set1_ps(0.125));
-        }
-        let d = _mm_mul_ps(_mm_setr_ps(w[0].d, w[1].d, w[2].d, w[3].d), dx);
-        _mm_storeu_ps(terms.add(b), _mm_mul_ps(sums, d));
-        if W::MINS {
-            let mins = _mm_hadd_epi32(_mm_hadd_epi32(w[0].mins, w[1].mins), _mm_hadd_epi32(w[2].mins, w[3].mins));
-            let d = _mm_mul_ps(_mm_setr_ps(w[0].ndmin, w[1].ndmin, w[2].ndmin, w[3].ndmin), dx);
-            _mm_storeu_ps(least.add(b), _mm_mul_ps(_mm_cvtepi32_ps(mins), d));
         }
     }
 }
@@ -178,16 +142,13 @@ unsafe fn products_of_mins<W: KBlock>(scales: &Scales, x: &Q8K) -> __m128i {
     }
 }
 
-/// Super-blocks of rows side by side.
-struct SuperBlocks<W>(PhantomData<W>);
-
 impl<W: KBlock> Slab for SuperBlocks<W> {
-    fn size(&self, k: usize) -> usize {
+    fn size(k: usize) -> usize {
         k / QK_K * Layout::<W>::SIZE
     }
 
     #[inline(always)]
-    unsafe fn unpack<S: Simd>(&self, k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
+    unsafe fn unpack<S: Simd>(k: usize, row: *const u8, r: usize, slab: *mut u8, ahead: &mut Ahead) {
         for b in 0..k / QK_K {
             // SAFETY: the row has k / 256 blocks, the slab room for as many.
             unsafe {
@@ -203,7 +164,7 @@ impl<W: KBlock> Slab for SuperBlocks<W> {
     }
 
     #[inline(always)]
-    unsafe fn interleave<S: Simd>(&self, k: usize, slab: *mut u8) {
+    unsafe fn interleave<S: Simd>(k: usize, slab: *mut u8) {
         for b in 0..k / QK_K {
             for c in 0..4 {
                 // SAFETY: the slab has as many super-blocks, each four chunks.
@@ -214,7 +175,6 @@ impl<W: KBlock> Slab for SuperBlocks<W> {
 
     #[inline(always)]
     unsafe fn tile<S: Simd, const R: usize, const T: usize>(
-        &self,
         k: usize,
         slabs: [*const u8; R],
         x: [*const u8; T],

@@ -109,6 +109,8 @@ pub(crate) trait Simd {
     unsafe fn splat_r(v: f32) -> Self::R;
     unsafe fn mul_r(a: Self::R, b: Self::R) -> Self::R;
     unsafe fn add_r(a: Self::R, b: Self::R) -> Self::R;
+    /// `a * b + c`, rounded once: for products that are exact.
+    unsafe fn fused_r(a: Self::R, b: Self::R, c: Self::R) -> Self::R;
 
     unsafe fn zero_f() -> Self::F;
     unsafe fn load_f(p: *const f32) -> Self::F;
@@ -118,6 +120,8 @@ pub(crate) trait Simd {
     unsafe fn splat_f(v: f32) -> Self::F;
     unsafe fn mul_f(a: Self::F, b: Self::F) -> Self::F;
     unsafe fn add_f(a: Self::F, b: Self::F) -> Self::F;
+    /// As [`fused_r`](Self::fused_r).
+    unsafe fn fused_f(a: Self::F, b: Self::F, c: Self::F) -> Self::F;
     /// i32 lanes to f32.
     unsafe fn to_f(v: Self::B) -> Self::F;
     /// `tree` of `docs/numerics.md` over the 16 lanes of four values.

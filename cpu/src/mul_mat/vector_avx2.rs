@@ -201,6 +201,9 @@ macro_rules! avx2_level {
                 fn splat_r(v: f32) -> __m256 {
                     _mm256_set1_ps(v)
                 }
+                fn fused_r(a: __m256, b: __m256, c: __m256) -> __m256 {
+                    _mm256_fmadd_ps(a, b, c)
+                }
                 fn mul_r(a: __m256, b: __m256) -> __m256 {
                     _mm256_mul_ps(a, b)
                 }
@@ -234,6 +237,9 @@ macro_rules! avx2_level {
                 }
                 fn add_f(a: F2, b: F2) -> F2 {
                     F2(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1))
+                }
+                fn fused_f(a: F2, b: F2, c: F2) -> F2 {
+                    F2(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1))
                 }
                 fn to_f(v: B2) -> F2 {
                     F2(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1))

@@ -173,6 +173,9 @@ macro_rules! avx512_level {
                 fn splat_r(v: f32) -> __m512 {
                     _mm512_set1_ps(v)
                 }
+                fn fused_r(a: __m512, b: __m512, c: __m512) -> __m512 {
+                    _mm512_fmadd_ps(a, b, c)
+                }
                 fn mul_r(a: __m512, b: __m512) -> __m512 {
                     _mm512_mul_ps(a, b)
                 }
@@ -203,6 +206,9 @@ macro_rules! avx512_level {
                 }
                 fn add_f(a: __m512, b: __m512) -> __m512 {
                     _mm512_add_ps(a, b)
+                }
+                fn fused_f(a: __m512, b: __m512, c: __m512) -> __m512 {
+                    _mm512_fmadd_ps(a, b, c)
                 }
                 fn to_f(v: __m512i) -> __m512 {
                     _mm512_cvtepi32_ps(v)

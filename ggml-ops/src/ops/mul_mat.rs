@@ -1,5 +1,5 @@
 use super::*;
-use crate::numerics::rne;
+use crate::numerics::{rne, round13};
 use crate::{Graph, TensorId, quants};
 
 /// Matrix multiplication: `y[o, t] = sum_i w[i, o] * x[i, t]`.
@@ -77,7 +77,7 @@ impl OpDef for MulMat {
         let mut cases = Vec::new();
         let case = |w: Operand, x: Operand, uniform_scale| {
             // Products of the same rounded operands: what differs is f32 summation over k <= 1024.
-            let float = matches!(w.ty, F32 | F16 | BF16);
+            let float = matches!(w.ty, F32 | BF16);
             let case = Case::new(MulMat { uniform_scale }, [w, x], Tolerance::relative(3e-6));
             // Other types round x, and a staircase has no slope to compare with.
             if float { case } else { case.differentiable(&[]) }
@@ -111,6 +111,7 @@ fn rounded(ty: GgmlType, uniform: bool, x: &[f64]) -> Vec<f64> {
     let block = match ty {
         GgmlType::TQ1_0 | GgmlType::TQ2_0 if uniform => x.len().max(1),
         _ => match ty.block_size() {
+            1 if ty == GgmlType::F16 => return x.iter().map(|&v| f64::from(round13(v as f32))).collect(),
             1 => return x.to_vec(),
             block => block,
         },

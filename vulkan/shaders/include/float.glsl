@@ -99,6 +99,14 @@ float rne(float v) {
     return (v + 12582912.0) - 12582912.0;
 }
 
+// To 13 bits: products with an F16 are exact.
+float round13(float x) {
+    float c = x * 2049.0;
+    float rounded = c - (c - x);
+    if (!(abs(rounded) < 2.596148429267413814e33)) return uintBitsToFloat(0x7fc00000u); // 2^111
+    return abs(rounded) < 7.888609052210118054e-31 ? 0.0 : rounded; // 2^-100
+}
+
 float exponential(float x) {
     if (!(x >= -86.0)) return 0.0;
     x = x > 88.0 ? 88.0 : x;

@@ -11,6 +11,7 @@ use super::super::super::fetch::Ahead;
 use super::super::super::vector_avx512::Avx512Vnni;
 use super::super::{QUAD, ROWS, digit};
 use super::{GROUP, groups};
+use crate::amx::LINES;
 
 /// Weights of a row that are unpacked together: four groups.
 const STEP: usize = 4 * GROUP;
@@ -41,7 +42,7 @@ pub(in super::super) unsafe fn mul_mat(d: f32, height: usize, job: &Job) {
     for r in (job.r0..job.r1).step_by(ROWS) {
         // SAFETY: 64 rows begin at r; the scratch memory has room for them; tokens are below n.
         unsafe {
-            unpack(height, job, r, job.scratch, &mut ahead);
+            unpack::<false>(height, job, r, job.scratch, &mut ahead);
             let mut t = 0;
             while t < job.n {
                 t += match MAX_TILE.min(job.n - t) {
@@ -92,12 +93,30 @@ unsafe fn tile<const T: usize>(d: f32, job: &Job, r: usize, t: usize) -> usize {
     T
 }
 
-/// Weights plus 1, 0..=2: for each four of a row, 256 bytes, those of row i at 4 i.
+/// Weights plus 1, 0..=2: for each four of a row, 256 bytes, those of row i at 4 i. For AMX (`TILES`): for each 64 of a row four
+/// tiles of 16 rows, one after the other, of which line q has the four from 4 q on.
 ///
 /// # Safety
 /// 64 rows begin at `r`, of which the block begins at or behind `job.r0`; `to` has [`padded`] times 64 bytes, aligned to 64.
 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vbmi,avx512vnni")]
-pub(in super::super::super) unsafe fn unpack(height: usize, job: &Job, r: usize, mut to: *mut u8, ahead: &mut Ahead) {
+pub(in super::super::super) unsafe fn unpack<const TILES: bool>(
+    height: usize,
+    job: &Job,
+    r: usize,
+    to: *mut u8,
+    ahead: &mut Ahead,
+) {
+    let mut quads = 0;
+    // Where the next four of each row go, and how far 16 rows are from the next.
+    let mut next = || {
+        let q = quads;
+        quads += 1;
+        if TILES {
+            (to.wrapping_add(q / LINES * LINES * QUAD + q % LINES * 64), LINES * 64)
+        } else {
+            (to.wrapping_add(q * QUAD), 64)
+        }
+    };
     let first = job.r0 + (r - job.r0) / height * height;
     let height = height.min(job.r1 - first);
     let groups = groups(job.k);
@@ -115,13 +134,11 @@ pub(in super::super::super) unsafe fn unpack(height: usize, job: &Job, r: usize,
                     _mm512_setzero_si512()
                 };
                 let [four, fifth] = digits(code);
-                spread(four, to);
-                to = to.add(QUAD);
+                spread(four, next());
                 // Bits 2 i and 2 i + 1 of each byte: they do not reach the next.
                 fifths = _mm512_or_si512(fifths, _mm512_sll_epi16(fifth, _mm_cvtsi32_si128(2 * i as i32)));
             }
-            spread(fifths, to);
-            to = to.add(QUAD);
+            spread(fifths, next());
         }
     }
 }
@@ -160,19 +177,19 @@ fn digits(code: __m512i) -> [__m512i; 2] {
     out
 }
 
-/// Four numbers of two bits in each of 64 bytes, as bytes: those of bytes 2 i and 2 i + 1 of each eight in vector i.
+/// Four numbers of two bits in each of 64 bytes, as bytes: those of bytes 2 i and 2 i + 1 of each eight in vector i, of four.
 ///
 /// # Safety
-/// `to` has 256 bytes, aligned to 64.
+/// Vectors as far apart as said can be written at `to`, aligned to 64.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-unsafe fn spread(v: __m512i, to: *mut u8) {
+unsafe fn spread(v: __m512i, (to, apart): (*mut u8, usize)) {
     // Which bits of eight bytes come to each byte; what is above two bits is cut off.
     const FIRST: i64 = 0x0e_0c_0a_08_06_04_02_00;
     for i in 0..4 {
         let from = _mm512_set1_epi64(FIRST + i * 0x10_10_10_10_10_10_10_10);
         let out = _mm512_and_si512(_mm512_multishift_epi64_epi8(from, v), _mm512_set1_epi8(3));
         // SAFETY: the caller's promise.
-        unsafe { _mm512_store_si512(to.add(64 * i as usize).cast(), out) }
+        unsafe { _mm512_store_si512(to.add(apart * i as usize).cast(), out) }
     }
 }
