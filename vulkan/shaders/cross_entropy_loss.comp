@@ -51,7 +51,8 @@ void main() {
     float factor = grad[p.grad_at + t] * weight;
     float scale = of_first(factor * div(1.0, sum));
     for (uint j = i; j < p.k; j += 64u) {
-        float dx = exponential(x[from + j] - top) * scale;
+        float e = exponential(x[from + j] - top);
+        float dx = e < 8.6736173798840354721e-19 ? 0.0 : e * scale; // 2^-60
         y[to + j] = j == uint(label) ? dx - factor : dx;
     }
 }

@@ -5,6 +5,9 @@ use crate::program::{Compiler, RawTensor, Step, Work};
 use ggml_ops::OpError;
 use ggml_ops::numerics::{log, tree};
 
+/// Less of the largest probability has no gradient: 2^-60.
+const LEAST: f32 = f32::from_bits((127 - 60) << 23);
+
 multiversion! {
     fn loss_row(x: &[f32], label: usize) -> f32 {
         let max = max64(x);
@@ -27,7 +30,7 @@ multiversion! {
         }
         lanes.iter_mut().zip(rest).for_each(|(lane, x)| add(lane, x));
         let scale = factor * (1.0 / tree(lanes));
-        x.iter_mut().for_each(|x| *x *= scale);
+        x.iter_mut().for_each(|x| *x = if *x < LEAST { 0.0 } else { *x * scale });
         x[label] -= factor;
     }
 }
