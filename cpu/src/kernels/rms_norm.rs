@@ -31,7 +31,7 @@ pub(crate) fn whole_rows<const N: usize>(
 ) -> Vec<Step> {
     let (level, dst) = (c.level, c.dst);
     let src: [RawTensor; N] = std::array::from_fn(|i| c.src[i]);
-    // Taking a row from the others costs as much as a tenth of it.
+    // Several rows at a time, so that threads seldom write what others read.
     let grain = (dst.desc.rows() / (8 * c.threads)).clamp(1, 16);
     let run = move |work: &Work| {
         work.share(dst.desc.rows(), grain, |rows| {
