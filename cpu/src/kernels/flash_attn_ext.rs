@@ -95,8 +95,9 @@ fn many(c: Compiler, scale: f32) -> Vec<Step> {
         let spans = unsafe { span.ints() };
         work.share(n_head * blocks, 1, |items| {
             for item in items {
-                let head = item / blocks;
-                let (mut from, end) = (item % blocks * ROWS, n_tokens.min((item % blocks + 1) * ROWS));
+                // The last queries see the most: first, so that all threads end together.
+                let (head, block) = (item / blocks, blocks - 1 - item % blocks);
+                let (mut from, end) = (block * ROWS, n_tokens.min((block + 1) * ROWS));
                 while from < end {
                     let (mut n, mut seq, mut seen) = (0, 0, [(0, 0); ROWS]);
                     for span in spans[3 * from..3 * end].chunks_exact(3) {

@@ -69,7 +69,7 @@ pub(super) fn few(c: Compiler, scale: f32) -> Vec<Step> {
 }
 
 /// Bytes of a row of a cache: the shape rule let only whole blocks pass.
-fn row_bytes(cache: &RawTensor) -> usize {
+pub(super) fn row_bytes(cache: &RawTensor) -> usize {
     cache.desc.ne[0] / cache.desc.ty.block_size() * cache.desc.ty.type_size()
 }
 

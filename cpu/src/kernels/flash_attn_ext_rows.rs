@@ -1,15 +1,19 @@
 //! Attention for many queries at once, with the bits that each alone has. Keys are transposed, so that a vector holds 16 keys
 //! instead of 16 elements of one: the tree over the lanes of a dot product becomes plain additions of vectors.
 
-use super::flash_attn_ext::{CHUNK, chunks, soften};
-use super::flash_attn_ext_decoded::decode;
+use super::flash_attn_ext::{AHEAD, CHUNK, chunks, fetch, soften};
+use super::flash_attn_ext_decoded::{decode, row_bytes};
 use super::gemm_f32::{Gemm, MatMul, Vector};
 use super::sum64;
 use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
 use crate::program::RawTensor;
 use crate::simd::{Floats, SimdLevel};
 use gguf::GgmlType;
+use std::hint::black_box;
+use std::ops::Range;
 
+/// Queries whose weights meet the values together: as far as the last of them sees.
+const GROUP: usize = 8;
 /// Queries of one head that are worked on together.
 pub(super) const ROWS: usize = 64;
 /// From this many queries on it pays to transpose the keys.
@@ -99,18 +103,21 @@ unsafe fn body<S: Simd>(b: &Block) {
             for j in (0..n).step_by(16) {
                 for i in 0..16 {
                     let at = b.k.desc.row_offset(b.head_kv, from + (j + i).min(n - 1), b.seq);
+                    fetch(b.k.at(at).wrapping_add(AHEAD * b.k.desc.nb[2]), row_bytes(b.k));
                     load::<S>(b.level, b.k, at, wide.add(i * d));
                 }
                 Vector::<S>::transpose16(wide, d, keys.add(j), KEYS);
             }
-            dots::<S>(q, q_row, rows, d, keys, n.next_multiple_of(16), scores.add(from - low), s);
+            dots::<S>(q, q_row, b.spans, d, keys, from..from + n.next_multiple_of(16), scores.add(from - low), s);
         }
         let mut factors = [0f32; ROWS];
         for (i, &(first, end)) in b.spans.iter().enumerate() {
             let p = std::slice::from_raw_parts_mut(scores.add(i * s), padded);
             let (from, to) = if first < end { (first - low, end - low) } else { (0, 0) };
-            p[..from].fill(0.0);
-            p[to..].fill(0.0);
+            // What others of its group see weighs nothing.
+            let group = range(&b.spans[i / GROUP * GROUP..rows.min(i / GROUP * GROUP + GROUP)]);
+            p[group.start.saturating_sub(low).min(from)..from].fill(0.0);
+            p[to..group.end.saturating_sub(low).max(to)].fill(0.0);
             let p = &mut p[from..to];
             p.iter_mut().for_each(|p| *p *= b.scale);
             soften(p);
@@ -121,27 +128,36 @@ unsafe fn body<S: Simd>(b: &Block) {
         for (from, n) in parts() {
             for j in 0..n {
                 let at = b.v.desc.row_offset(b.head_kv, from + j, b.seq);
+                fetch(b.v.at(at).wrapping_add(AHEAD * b.v.desc.nb[2]), row_bytes(b.v));
                 load::<S>(b.level, b.v, at, values.add(j * dv));
             }
-            let (a, c) = (scores.add(from - low).cast_const(), part);
-            let weighted = Gemm {
-                rows,
-                columns: dv,
-                inner: n,
-                a,
-                a_row: s,
-                a_col: 1,
-                b: values,
-                b_row: dv,
-                c,
-                c_row: dv,
-                fresh: true,
-            };
-            Vector::<S>::mul(weighted);
-            for i in 0..rows {
-                let y = std::slice::from_raw_parts_mut(y.add(i * y_row), dv);
-                let part = std::slice::from_raw_parts(part.add(i * dv), dv);
-                y.iter_mut().zip(part).for_each(|(y, o)| *y += o);
+            for i in (0..rows).step_by(GROUP) {
+                let group = rows.min(i + GROUP) - i;
+                let seen = range(&b.spans[i..i + group]);
+                let (first, end) = (seen.start.max(from), seen.end.min(from + n));
+                if first >= end {
+                    continue;
+                }
+                let c = part.add(i * dv);
+                let weighted = Gemm {
+                    rows: group,
+                    columns: dv,
+                    inner: end - first,
+                    a: scores.add(i * s + first - low),
+                    a_row: s,
+                    a_col: 1,
+                    b: values.add((first - from) * dv),
+                    b_row: dv,
+                    c,
+                    c_row: dv,
+                    fresh: true,
+                };
+                Vector::<S>::mul(weighted);
+                for i in i..i + group {
+                    let y = std::slice::from_raw_parts_mut(y.add(i * y_row), dv);
+                    let part = std::slice::from_raw_parts(part.add(i * dv), dv);
+                    y.iter_mut().zip(part).for_each(|(y, o)| *y += o);
+                }
             }
         }
         for (i, factor) in factors.iter().enumerate().take(rows) {
@@ -166,7 +182,16 @@ unsafe fn load<S: Simd>(level: SimdLevel, cache: &RawTensor, offset: usize, to: 
     }
 }
 
-/// `out[i][j] = dot16(q_i, k_j)` for `n` keys, a multiple of 16.
+/// Positions that some of these queries see: from the first to the last.
+fn range(spans: &[(usize, usize)]) -> Range<usize> {
+    let (mut first, mut end) = (usize::MAX, 0);
+    for &(f, e) in spans.iter().filter(|s| s.0 < s.1) {
+        (first, end) = (first.min(f), end.max(e));
+    }
+    first.min(end)..end
+}
+
+/// `out[i][j] = dot16(q_i, k_j)` for a multiple of 16 positions j, where query i sees any near it.
 ///
 /// # Safety
 /// As [`body`]: all rows may be read and written.
@@ -175,38 +200,46 @@ unsafe fn load<S: Simd>(level: SimdLevel, cache: &RawTensor, offset: usize, to: 
 unsafe fn dots<S: Simd>(
     q: *const f32,
     q_row: usize,
-    rows: usize,
+    spans: &[(usize, usize)],
     d: usize,
     keys: *const f32,
-    n: usize,
+    at: Range<usize>,
     out: *mut f32,
     out_row: usize,
 ) {
+    let (rows, n) = (spans.len(), at.len());
     let mut j = 0;
     while j < n {
-        let two = n - j >= 32;
-        let mut i = 0;
-        while i < rows {
+        let width = if n - j >= 32 { 32 } else { 16 };
+        for i in (0..rows).step_by(2) {
+            let seen = range(&spans[i..rows.min(i + 2)]);
+            if seen.end <= at.start + j || at.start + j + width <= seen.start {
+                continue;
+            }
             // SAFETY: the caller's promise.
             unsafe {
                 let (q, k, out) = (q.add(i * q_row), keys.add(j), out.add(i * out_row + j));
-                match (rows - i >= 2, two) {
-                    (true, true) => tile::<S, 2, 2>(q, q_row, d, k, out, out_row),
-                    (true, false) => tile::<S, 2, 1>(q, q_row, d, k, out, out_row),
-                    (false, true) => tile::<S, 1, 2>(q, q_row, d, k, out, out_row),
-                    (false, false) => tile::<S, 1, 1>(q, q_row, d, k, out, out_row),
+                match (rows - i >= 2, width == 32) {
+                    (true, true) => match d {
+                        64 => tile::<S, 2, 2, 64>(q, q_row, d, k, out, out_row),
+                        96 => tile::<S, 2, 2, 96>(q, q_row, d, k, out, out_row),
+                        128 => tile::<S, 2, 2, 128>(q, q_row, d, k, out, out_row),
+                        _ => tile::<S, 2, 2, 0>(q, q_row, d, k, out, out_row),
+                    },
+                    (true, false) => tile::<S, 2, 1, 0>(q, q_row, d, k, out, out_row),
+                    (false, true) => tile::<S, 1, 2, 0>(q, q_row, d, k, out, out_row),
+                    (false, false) => tile::<S, 1, 1, 0>(q, q_row, d, k, out, out_row),
                 }
             }
-            i += 2;
         }
-        j += if two { 32 } else { 16 };
+        j += width;
     }
 }
 
 /// # Safety
 /// As [`dots`], for M queries and 16 N keys.
 #[inline(always)]
-unsafe fn tile<S: Simd, const M: usize, const N: usize>(
+unsafe fn tile<S: Simd, const M: usize, const N: usize, const D: usize>(
     q: *const f32,
     q_row: usize,
     d: usize,
@@ -214,8 +247,10 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
     out: *mut f32,
     out_row: usize,
 ) {
+    // Else the addresses of all elements are computed beforehand, and put aside in memory.
+    let (q, k) = (black_box(q), black_box(k));
     // SAFETY: the caller's promise.
-    let sums = unsafe { all_lanes::<S, M, N>(q, q_row, d, k, 0) };
+    let sums = unsafe { all_lanes::<S, M, N, D>(q, q_row, d, k, 0) };
     for (i, sums) in sums.into_iter().enumerate() {
         for (n, sum) in sums.into_iter().enumerate() {
             // SAFETY: the caller's promise.
@@ -231,31 +266,51 @@ unsafe fn tile<S: Simd, const M: usize, const N: usize>(
 /// # Safety
 /// As [`tile`].
 #[inline(always)]
-unsafe fn lane<S: Simd, const M: usize, const N: usize>(
+unsafe fn lane<S: Simd, const M: usize, const N: usize, const D: usize>(
     q: *const f32,
     q_row: usize,
     d: usize,
     k: *const f32,
     l: usize,
 ) -> [[S::F; N]; M] {
+    let d = if D > 0 { D } else { d };
     // SAFETY: the caller's promise.
     unsafe {
         let mut acc = [[S::zero_f(); N]; M];
-        let mut e = l;
+        if l < d {
+            acc = products::<S, M, N>(q.add(l), q_row, k.add(l * KEYS));
+        }
+        let mut e = l + 16;
         while e < d {
-            let mut keys = [S::zero_f(); N];
-            for (n, key) in keys.iter_mut().enumerate() {
-                *key = S::load_f(k.add(e * KEYS + 16 * n));
-            }
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let q = S::splat_f(*q.add(i * q_row + e));
-                for (acc, &key) in acc.iter_mut().zip(&keys) {
-                    *acc = S::add_f(*acc, S::mul_f(q, key));
-                }
-            }
+            acc = add::<S, M, N>(acc, products::<S, M, N>(q.add(e), q_row, k.add(e * KEYS)));
             e += 16;
         }
         acc
+    }
+}
+
+/// # Safety
+/// As [`tile`], for one element.
+#[inline(always)]
+unsafe fn products<S: Simd, const M: usize, const N: usize>(
+    q: *const f32,
+    q_row: usize,
+    k: *const f32,
+) -> [[S::F; N]; M] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut out = [[S::zero_f(); N]; M];
+        let mut keys = [S::zero_f(); N];
+        for (n, key) in keys.iter_mut().enumerate() {
+            *key = S::load_f(k.add(16 * n));
+        }
+        for (i, out) in out.iter_mut().enumerate() {
+            let q = S::splat_f(*q.add(i * q_row));
+            for (out, &key) in out.iter_mut().zip(&keys) {
+                *out = S::mul_f(q, key);
+            }
+        }
+        out
     }
 }
 
@@ -278,7 +333,7 @@ macro_rules! pair_of {
         /// # Safety
         /// As [`tile`].
         #[inline(always)]
-        unsafe fn $name<S: Simd, const M: usize, const N: usize>(
+        unsafe fn $name<S: Simd, const M: usize, const N: usize, const D: usize>(
             q: *const f32,
             q_row: usize,
             d: usize,
@@ -287,7 +342,7 @@ macro_rules! pair_of {
         ) -> [[S::F; N]; M] {
             // SAFETY: the caller's promise.
             unsafe {
-                let (a, b) = ($inner::<S, M, N>(q, q_row, d, k, l), $inner::<S, M, N>(q, q_row, d, k, l + $step));
+                let (a, b) = ($inner::<S, M, N, D>(q, q_row, d, k, l), $inner::<S, M, N, D>(q, q_row, d, k, l + $step));
                 add::<S, M, N>(a, b)
             }
         }

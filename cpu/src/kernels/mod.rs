@@ -110,22 +110,20 @@ pub(crate) fn sum64<const N: usize>(v: [&[f32]; N], f: impl Fn([f32; N]) -> f32)
 /// The largest element; -inf where there is none. In lanes, because one comparison after the other does not vectorize.
 #[inline(always)]
 pub(crate) fn max64(x: &[f32]) -> f32 {
-    let larger = |l: &mut f32, v: f32| *l = if v > *l { v } else { *l };
-    let (groups, rest) = x.as_chunks::<64>();
-    let mut lanes = [f32::NEG_INFINITY; 64];
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let (groups, rest) = x.as_chunks::<32>();
+    let mut lanes = [f32::NEG_INFINITY; 32];
     for group in groups {
-        lanes.iter_mut().zip(group).for_each(|(l, &v)| larger(l, v));
-    }
-    lanes.iter_mut().zip(rest).for_each(|(l, &v)| larger(l, v));
-    let mut half = 32;
-    while half > 0 {
-        for i in 0..half {
-            let v = lanes[i + half];
-            larger(&mut lanes[i], v);
+        for i in 0..32 {
+            lanes[i] = larger(group[i], lanes[i]);
         }
-        half /= 2;
     }
-    lanes[0]
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = larger(lanes[i + half], lanes[i]);
+        }
+    }
+    rest.iter().fold(lanes[0], |l, &v| larger(v, l))
 }
 
 /// The exp of docs/numerics.md, without branches so that it vectorizes.
