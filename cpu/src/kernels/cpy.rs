@@ -1,13 +1,13 @@
-use super::round_to_f16;
 use crate::program::{Compiler, Step, Work};
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Elements that a thread takes at a time: enough to pay for taking them.
 const GRAIN: usize = 2048;
 
 /// F32 to F16.
 pub(crate) fn cpy(c: Compiler) -> Vec<Step> {
-    let (level, dst, x) = (c.level, c.dst, c.src[0]);
+    let (dst, x) = (c.dst, c.src[0]);
     let len = dst.desc.ne[0];
     let run = move |work: &Work| {
         work.share(dst.desc.rows(), (GRAIN / len.max(1)).max(1), |rows| {
@@ -19,7 +19,7 @@ pub(crate) fn cpy(c: Compiler) -> Vec<Step> {
                     let at = dst.at(dst.desc.row_offset(i1, i2, i3)).cast::<f16>();
                     (x.row(index), std::slice::from_raw_parts_mut(at, len))
                 };
-                round_to_f16(level, x, y);
+                y.convert_from_f32_slice(x);
             }
         });
     };

@@ -23,10 +23,6 @@ pub(crate) mod rope;
 pub(crate) mod set_rows;
 pub(crate) mod soft_max;
 
-use crate::simd::SimdLevel;
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 /// Compiles one safe body for every SIMD level.
 ///
 /// Rust never contracts or reorders float arithmetic, so what the vectorizer makes of the body has the same bits at
@@ -60,33 +56,6 @@ macro_rules! multiversion {
     };
 }
 pub(crate) use multiversion;
-
-/// Rounds to f16, to nearest even. Without AVX2 by `half`, which looks for the processor's instruction at each call.
-pub(crate) fn round_to_f16(level: SimdLevel, from: &[f32], to: &mut [f16]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use crate::simd::Floats;
-        use std::arch::x86_64::*;
-        #[target_feature(enable = "avx2,f16c")]
-        fn eights(from: &[[f32; 8]], to: &mut [[f16; 8]]) {
-            for (from, to) in from.iter().zip(to) {
-                // SAFETY: eight of each.
-                unsafe {
-                    let rounded = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(_mm256_loadu_ps(from.as_ptr()));
-                    _mm_storeu_si128(to.as_mut_ptr().cast(), rounded);
-                }
-            }
-        }
-        if level.floats() != Floats::Plain && from.len() == to.len() {
-            let ((from, from_rest), (to, to_rest)) = (from.as_chunks::<8>(), to.as_chunks_mut::<8>());
-            // SAFETY: a backend only takes a level that the processor has.
-            unsafe { eights(from, to) }
-            return to_rest.convert_from_f32_slice(from_rest);
-        }
-    }
-    let _ = level;
-    to.convert_from_f32_slice(from);
-}
 
 /// The sum over 64 lanes of docs/numerics.md, of `f` of each element.
 #[inline(always)]

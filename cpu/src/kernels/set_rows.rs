@@ -1,12 +1,12 @@
-use super::round_to_f16;
 use crate::program::{Compiler, RawTensor, Step, Work};
 use ggml_ops::{OpError, quants};
 use gguf::GgmlType;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 /// Threads share the columns, not the rows: where ids repeat, the last row wins, and no two threads write one place.
 pub(crate) fn set_rows(c: Compiler) -> Vec<Step> {
-    let (level, table, x, ids) = (c.level, c.src[0], c.src[1], c.src[2]);
+    let (table, x, ids) = (c.src[0], c.src[1], c.src[2]);
     let (n_columns, limit) = (table.desc.ne[0], table.desc.ne[1]);
     let piece = n_columns.div_ceil(c.threads).next_multiple_of(64);
     let run = move |work: &Work| {
@@ -29,7 +29,7 @@ pub(crate) fn set_rows(c: Compiler) -> Vec<Step> {
                             let at = table.at(table.desc.row_offset(index.0, 0, 0) + 2 * columns.start).cast::<f16>();
                             std::slice::from_raw_parts_mut(at, columns.len())
                         };
-                        round_to_f16(level, from, to);
+                        to.convert_from_f32_slice(from);
                     }
                     ty => {
                         // Blocks of at most 64, of which `piece` is a multiple.

@@ -41,8 +41,6 @@ const STEPS: usize = QK_K / 64;
 const GROUPS: usize = 4;
 /// Tiles of weights, of each 16 rows, that are used for all groups before the next, about: what the L1 cache holds.
 const CHUNK: usize = 12;
-/// Bytes of activations that are gone through for one unpacking of weights: beside these, they stay in the L2 cache.
-const AT_ONCE: usize = 1152 * 1024;
 
 /// What unpacks the weights, beside the tiles that multiply them.
 pub(super) trait Unpack: Tiles {
@@ -114,19 +112,14 @@ pub(super) unsafe fn packed(d: f32, height: usize, job: &Job) {
     unsafe {
         let weights = job.scratch.add(SUMS_SIZE);
         let tiles = T::configure();
-        let at_once = at_once(job);
-        for t0 in (0..job.n).step_by(at_once) {
-            let tokens = t0..job.n.min(t0 + at_once);
-            for r in (job.r0..job.r1).step_by(packed::ROWS) {
-                product::unpack::<true>(height, job, r, weights, &mut ahead);
-                let k = product::padded(job.k);
-                let mut pairs =
-                    [Two { at: [weights.cast_const(); 2], line: 64, next: LINES * QUAD }; packed::ROWS / ROWS];
-                for (i, at) in pairs.iter_mut().flat_map(|pair| &mut pair.at).enumerate() {
-                    *at = weights.add(i * TILE);
-                }
-                multiply(&tiles, d, job, r..r + packed::ROWS, tokens.clone(), k, &pairs);
+        for r in (job.r0..job.r1).step_by(packed::ROWS) {
+            product::unpack::<true>(height, job, r, weights, &mut ahead);
+            let k = product::padded(job.k);
+            let mut pairs = [Two { at: [weights.cast_const(); 2], line: 64, next: LINES * QUAD }; packed::ROWS / ROWS];
+            for (i, at) in pairs.iter_mut().flat_map(|pair| &mut pair.at).enumerate() {
+                *at = weights.add(i * TILE);
             }
+            multiply(&tiles, d, job, r..r + packed::ROWS, k, &pairs);
         }
     }
 }
@@ -140,46 +133,28 @@ unsafe fn run<T: Unpack>(ty: TernaryType, d: f32, job: &Job) {
     unsafe {
         let weights = job.scratch.add(SUMS_SIZE);
         let tiles = T::configure();
-        let at_once = at_once(job);
-        for t0 in (0..job.n).step_by(at_once) {
-            let tokens = t0..job.n.min(t0 + at_once);
-            for r0 in (job.r0..job.r1).step_by(ROWS) {
-                let rows = ROWS.min(job.r1 - r0);
-                unpack::<T>(ty, job, r0, weights, &mut ahead);
-                unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
-                let at = [weights.cast_const(), weights.add(steps * TILE)];
-                let pair = [Two { at, line: 64, next: TILE }];
-                multiply(&tiles, d, job, r0..r0 + rows, tokens.clone(), job.k, &pair);
-            }
+        for r0 in (job.r0..job.r1).step_by(ROWS) {
+            let rows = ROWS.min(job.r1 - r0);
+            unpack::<T>(ty, job, r0, weights, &mut ahead);
+            unpack::<T>(ty, job, job.r1.min(r0 + 16), weights.add(steps * TILE), &mut ahead);
+            let at = [weights.cast_const(), weights.add(steps * TILE)];
+            let pair = [Two { at, line: 64, next: TILE }];
+            multiply(&tiles, d, job, r0..r0 + rows, job.k, &pair);
         }
     }
 }
 
-/// Tokens that the rows of a job are multiplied with before the next.
-fn at_once(job: &Job) -> usize {
-    let parts = (job.n * job.act_stride).div_ceil(AT_ONCE);
-    job.n.div_ceil(parts).next_multiple_of(2 * TOKENS)
-}
-
-/// Multiplies rows, in pairs of tiles, with these tokens, which have `k` values.
+/// Multiplies rows, in pairs of tiles, with all tokens, which have `k` values.
 #[inline(always)]
-unsafe fn multiply<T: Tiles>(
-    tiles: &T,
-    d: f32,
-    job: &Job,
-    rows: Range<usize>,
-    tokens: Range<usize>,
-    k: usize,
-    pairs: &[Two],
-) {
+unsafe fn multiply<T: Tiles>(tiles: &T, d: f32, job: &Job, rows: Range<usize>, k: usize, pairs: &[Two]) {
     let steps = k / 64;
     // As long as each other: to put the sums aside and take them up again costs as much as two steps.
     let chunk = steps.div_ceil(((steps + CHUNK / 2) / CHUNK).max(1));
     // SAFETY: the caller's promises.
     unsafe {
         let sums = job.scratch.cast::<Panel<i32>>();
-        for t0 in tokens.clone().step_by(GROUPS * 2 * TOKENS) {
-            let tokens = t0..tokens.end.min(t0 + GROUPS * 2 * TOKENS);
+        for t0 in (0..job.n).step_by(GROUPS * 2 * TOKENS) {
+            let tokens = t0..job.n.min(t0 + GROUPS * 2 * TOKENS);
             for (i, right) in pairs.iter().enumerate() {
                 for step in (0..steps).step_by(chunk) {
                     let count = chunk.min(steps - step);
