@@ -57,7 +57,7 @@ pub(super) fn check(
 }
 
 /// Logits, labels and weights; rows of weight 0 have labels that no row has.
-pub(super) fn operands_of_cases() -> [[Operand; 3]; 4] {
+pub(super) fn operands_of_cases() -> [[Operand; 3]; 5] {
     let labels = |ne, values: &[i32]| Operand::ints(&[ne], values);
     [
         [Operand::f32(&[7, 1]), labels(1, &[6]), Operand::floats(&[1], &[1.0])],
@@ -73,6 +73,12 @@ pub(super) fn operands_of_cases() -> [[Operand; 3]; 4] {
         ],
         // Far out: all the weight on a few.
         [Operand::f32(&[64, 4]).range(-3e4, 3e4), labels(4, &[1, 2, 3, 4]), Operand::floats(&[4], &[1.0])],
+        // Around 2^-60 of the largest, below which probabilities have no gradient, and further down to the last numbers.
+        [
+            Operand::floats(&[11, 3], &[3.0, -38.5, -38.588, -38.589, 3.0, -38.6, -39.0, -57.0, -84.0, -84.4, -99.0]),
+            labels(3, &[0, 5, 10]),
+            Operand::floats(&[3], &[1.0, 0.5, 1e-3]),
+        ],
     ]
 }
 
