@@ -244,7 +244,10 @@ fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> (usize, 
         SimdLevel::Avx2 | SimdLevel::AvxVnni | SimdLevel::Avx512 | SimdLevel::Avx512Vnni | SimdLevel::Amx => {
             act::record_size(level, fmt, k, n)
         }
-        _ => scalar::record_size(fmt, k),
+        _ => {
+            let _ = n;
+            scalar::record_size(fmt, k)
+        }
     };
     (used, used.next_multiple_of(64))
 }

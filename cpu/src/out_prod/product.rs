@@ -1,6 +1,6 @@
 //! The products of [`tile`](super::tile) at every SIMD level.
 
-use super::tile::{Block, MAX_TOKENS, Product, block};
+use super::tile::{Block, Product, block};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Floats;
 use crate::simd::SimdLevel;
@@ -161,7 +161,8 @@ pub(super) unsafe fn add_bf16_tiles(b: &Block) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Block, MAX_TOKENS, Product, block};
+    use super::super::tile::MAX_TOKENS;
+    use super::{Block, Product, block};
     use crate::mul_mat::vector_avx512::dpwssd;
     use std::arch::x86_64::*;
 
