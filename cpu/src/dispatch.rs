@@ -20,7 +20,7 @@ pub(crate) fn compile(op: &Op, c: Compiler) -> Result<Vec<Step>, OpError> {
         Op::Dropout(op) => dropout::dropout(c, op),
         Op::FlashAttnExtBack(op) => return flash_attn_ext_back::flash_attn_ext_back(c, op.scale),
         Op::GetRowsBack(_) => get_rows_back::get_rows_back(c),
-        Op::FlashAttnExt(op) => flash_attn_ext::flash_attn_ext(c, op.scale),
+        Op::FlashAttnExt(op) => return flash_attn_ext::flash_attn_ext(c, op.scale),
         Op::GetRows(_) => get_rows::get_rows(c),
         Op::Glu(op) => glu::glu(c, op.kind),
         Op::GluBack(op) => glu::glu_back(c, op.kind),

@@ -229,6 +229,9 @@ pub(crate) struct Resources {
     pub activations: Option<Arc<Memory>>,
     /// Which tensor's activations it holds after the steps so far, and in which format.
     pub holds: Option<(TensorId, crate::mul_mat::ActFormat)>,
+    /// Memory for scores and sums of attention.
+    #[cfg(target_arch = "x86_64")]
+    pub attention: Option<Arc<Memory>>,
     /// Bytes of scratch that each thread needs.
     pub scratch: usize,
     /// Bytes that each thread keeps.

@@ -1,12 +1,11 @@
 //! Attention: the scores of a query, their maximum, then weights and values chunk by chunk (docs/numerics.md).
 
-#[cfg(target_arch = "x86_64")]
-use super::flash_attn_ext_rows;
 use super::{exp, flash_attn_ext_decoded, max64, sum64};
 #[cfg(target_arch = "x86_64")]
-use crate::mul_mat::{vector::Simd, vector_avx2::Avx2, vector_avx512::Avx512};
+use super::{flash_attn_ext_few, flash_attn_ext_rows};
 use crate::program::{Compiler, RawTensor, Step, Work};
-use crate::simd::SimdLevel;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Floats, SimdLevel};
 use ggml_ops::OpError;
 use ggml_ops::numerics::tree;
 use ggml_ops::ops::FlashAttnExt;
@@ -34,14 +33,20 @@ struct Query<'a> {
     y: &'a mut [f32],
 }
 
-pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
-    let (level, dst, q, k, v, span) = (c.level, c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
+/// # Errors
+/// [`OpError::Backend`] if there is no memory.
+pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Result<Vec<Step>, OpError> {
+    let (dst, q, k, v, span) = (c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
     #[cfg(target_arch = "x86_64")]
-    if level != SimdLevel::Scalar && q.desc.ne[2] >= flash_attn_ext_rows::MANY {
-        return many(c, scale);
+    if c.level != SimdLevel::Scalar && q.desc.ne[2] >= flash_attn_ext_rows::MANY {
+        return Ok(many(c, scale));
     }
     if [k, v].iter().any(|cache| cache.desc.ty != GgmlType::F16) {
-        return flash_attn_ext_decoded::few(c, scale);
+        return Ok(flash_attn_ext_decoded::few(c, scale));
+    }
+    #[cfg(target_arch = "x86_64")]
+    if c.level.floats() != Floats::Plain && [k, v].iter().all(|cache| cache.desc.ne[0].is_multiple_of(16)) {
+        return flash_attn_ext_few::few(c, scale);
     }
     let (n_ctx, n_seq) = (k.desc.ne[2], k.desc.ne[3]);
     c.shared.scratch = c.shared.scratch.max(4 * n_ctx);
@@ -70,14 +75,13 @@ pub(crate) fn flash_attn_ext(c: Compiler, scale: f32) -> Vec<Step> {
                 let (k_stride, v_stride) = (k.desc.nb[2], v.desc.nb[2]);
                 let scores = &mut scores[..end - first];
                 let query = Query { q, k: at(&k), k_stride, v: at(&v), v_stride, first, scale, scores, y };
-                // SAFETY: K and V of the visible positions lie at these strides and are not written in this step; the
-                // level is one that the processor has.
-                unsafe { attend(level, query) }
+                // SAFETY: K and V of the visible positions lie at these strides and are not written in this step.
+                unsafe { plain(query) }
             }
         });
     };
     let reads = [q, k, v, span].iter().map(RawTensor::span).collect();
-    vec![Step::shared(run, reads, vec![dst.span()])]
+    Ok(vec![Step::shared(run, reads, vec![dst.span()])])
 }
 
 /// For many queries: blocks of those of one head.
@@ -136,37 +140,6 @@ pub(super) fn visible(span: &[i32], n_seq: usize, n_ctx: usize) -> Option<(usize
 }
 
 /// # Safety
-/// K and V are readable at every visible position; the level is supported.
-unsafe fn attend(level: SimdLevel, query: Query) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use crate::simd::Floats;
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn avx2(query: Query) {
-            // SAFETY: the caller's promises.
-            unsafe { vector::<Avx2>(query) }
-        }
-        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq")]
-        unsafe fn avx512(query: Query) {
-            // SAFETY: the caller's promises.
-            unsafe { vector::<Avx512>(query) }
-        }
-        if query.q.len().is_multiple_of(16) && query.y.len().is_multiple_of(16) {
-            match level.floats() {
-                Floats::Plain => {}
-                // SAFETY: the caller's promises.
-                Floats::Avx2 => return unsafe { avx2(query) },
-                // SAFETY: the caller's promises.
-                Floats::Avx512 => return unsafe { avx512(query) },
-            }
-        }
-    }
-    let _ = level;
-    // SAFETY: the caller's promises.
-    unsafe { plain(query) }
-}
-
-/// # Safety
 /// K and V are readable at every visible position.
 unsafe fn plain(query: Query) {
     let Query { q, k, k_stride, v, v_stride, first, scale, scores, y } = query;
@@ -198,66 +171,6 @@ unsafe fn plain(query: Query) {
     normalize(y, total);
 }
 
-/// # Safety
-/// As [`plain`]; the processor has the features of `S`, and this is inlined where they are enabled. Head sizes are
-/// multiples of 16.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn vector<S: Simd>(query: Query) {
-    let Query { q, k, k_stride, v, v_stride, first, scale, scores, y } = query;
-    let (n, len) = (scores.len(), y.len());
-    let mut j = 0;
-    while j < n {
-        // The last rows are computed together with copies of the last one.
-        let rows = [j, j + 1, j + 2, j + 3].map(|j| j.min(n - 1) * k_stride);
-        // SAFETY: the caller's promise; every row is visible, and i + 16 <= q.len().
-        let dots = unsafe {
-            // Of K, and of V when that comes next.
-            for ahead in j + AHEAD..j + AHEAD + 4 {
-                if ahead < n {
-                    fetch(k.add(ahead * k_stride), 2 * q.len());
-                } else if ahead - n < n {
-                    fetch(v.add((ahead - n) * v_stride), 2 * len);
-                }
-            }
-            let mut acc = [S::zero_f(); 4];
-            for i in (0..q.len()).step_by(16) {
-                let q = S::load_f(q.as_ptr().add(i));
-                for (acc, row) in acc.iter_mut().zip(rows) {
-                    *acc = S::add_f(*acc, S::mul_f(q, S::load_f16(k.add(row).cast::<u16>().add(i))));
-                }
-            }
-            S::tree4(acc)
-        };
-        for (score, dot) in scores[j..].iter_mut().zip(dots) {
-            *score = dot * scale;
-        }
-        j += 4;
-    }
-    soften(scores);
-    y.fill(0.0);
-    let mut total = 0f32;
-    for (start, weights) in chunks(first, scores) {
-        total += sum64([weights], |[p]| p);
-        let mut d = 0;
-        while d < len {
-            // SAFETY: the caller's promise; d + 16 * W <= len.
-            unsafe {
-                let v = v.add(start * v_stride + 2 * d);
-                let y = y.as_mut_ptr().add(d);
-                if len - d >= 64 {
-                    values::<S, 4>(weights, v, v_stride, n - start, y);
-                    d += 64;
-                } else {
-                    values::<S, 1>(weights, v, v_stride, n - start, y);
-                    d += 16;
-                }
-            }
-        }
-    }
-    normalize(y, total);
-}
-
 /// Positions whose rows are fetched ahead: those of a head lie far apart, where no processor looks for them by itself.
 pub(super) const AHEAD: usize = 96;
 
@@ -276,31 +189,6 @@ pub(super) fn fetch(row: *const u8, bytes: usize) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = (row, bytes);
-}
-
-/// Adds the weighted sum of 16 W columns of V to `y`; `left` positions are visible from the first on.
-///
-/// # Safety
-/// As [`vector`]; `v` points to the first column of the first position, `y` to 16 W floats.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-unsafe fn values<S: Simd, const W: usize>(weights: &[f32], v: *const u8, stride: usize, left: usize, y: *mut f32) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let mut acc = [S::zero_f(); W];
-        for (j, &p) in weights.iter().enumerate() {
-            if j + AHEAD < left {
-                fetch(v.add((j + AHEAD) * stride), 32 * W);
-            }
-            let (p, row) = (S::splat_f(p), v.add(j * stride).cast::<u16>());
-            for (i, acc) in acc.iter_mut().enumerate() {
-                *acc = S::add_f(*acc, S::mul_f(p, S::load_f16(row.add(16 * i))));
-            }
-        }
-        for (i, acc) in acc.into_iter().enumerate() {
-            S::store_f(y.add(16 * i), S::add_f(S::load_f(y.add(16 * i)), acc));
-        }
-    }
 }
 
 /// Scores to weights: exp of the distance to the maximum.

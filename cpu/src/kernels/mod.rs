@@ -10,6 +10,8 @@ pub(crate) mod flash_attn_ext;
 pub(crate) mod flash_attn_ext_back;
 pub(crate) mod flash_attn_ext_decoded;
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod flash_attn_ext_few;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod flash_attn_ext_rows;
 pub(crate) mod gemm_f32;
 pub(crate) mod get_rows;
