@@ -26,12 +26,12 @@ struct Few {
     y: RawTensor,
     span: RawTensor,
     scale: f32,
-    /// What [`floats`](Few::floats) counts.
+    /// What [`sizes`] says of each token.
+    sizes: [usize; 4],
     memory: Arc<Memory>,
 }
 
 /// Visible positions of a sequence.
-#[derive(Clone)]
 struct Seen {
     seq: usize,
     at: Range<usize>,
@@ -55,7 +55,8 @@ fn sizes(n_head: usize, dv: usize, n_ctx: usize) -> [usize; 4] {
 /// [`OpError::Backend`] if there is no memory.
 pub(super) fn few(c: Compiler, scale: f32) -> Result<Vec<Step>, OpError> {
     let (dst, q, k, v, span) = (c.dst, c.src[0], c.src[1], c.src[2], c.src[3]);
-    let one = sizes(q.desc.ne[1], v.desc.ne[0], k.desc.ne[2]).into_iter().fold(0, usize::saturating_add);
+    let sizes = sizes(q.desc.ne[1], v.desc.ne[0], k.desc.ne[2]);
+    let one = sizes.into_iter().fold(0, usize::saturating_add);
     let bytes = one.saturating_mul(q.desc.ne[2]).saturating_mul(4);
     let memory = match &c.shared.attention {
         Some(memory) if memory.len() >= bytes => memory.clone(),
@@ -64,7 +65,7 @@ pub(super) fn few(c: Compiler, scale: f32) -> Result<Vec<Step>, OpError> {
     c.shared.attention = Some(memory.clone());
     let own = memory.as_ptr() as usize..memory.as_ptr() as usize + bytes;
     let (level, threads) = (c.level, c.threads);
-    let few = Few { level, threads, q, k, v, y: dst, span, scale, memory };
+    let few = Few { level, threads, q, k, v, y: dst, span, scale, sizes, memory };
     let [scores, values, results] = [few.clone(), few.clone(), few];
     let reads = |of: &[RawTensor]| of.iter().map(RawTensor::span).chain([own.clone()]).collect();
     Ok(vec![
@@ -91,8 +92,7 @@ impl Few {
 
     /// Where token t keeps number `what` of [`sizes`].
     fn at(&self, t: usize, what: usize) -> *mut f32 {
-        let sizes = sizes(self.n_head(), self.v.desc.ne[0], self.k.desc.ne[2]);
-        let before = t * sizes.iter().sum::<usize>() + sizes[..what].iter().sum::<usize>();
+        let before = t * self.sizes.iter().sum::<usize>() + self.sizes[..what].iter().sum::<usize>();
         self.memory.as_ptr().cast::<f32>().wrapping_add(before)
     }
 
@@ -148,7 +148,7 @@ impl Few {
                 let from = blocks.start + piece * grain;
                 let piece = from..blocks.end.min(from + grain);
                 match self.level.floats() {
-                    Floats::Plain => {}
+                    Floats::Plain => unreachable!("plain loops take one head at a time"),
                     // SAFETY: positions that are seen exist, and this token's scores of these blocks are this item's own; the
                     // level is one that the processor has.
                     Floats::Avx2 => unsafe { scores_avx2(self, t, seen, piece) },
@@ -173,7 +173,7 @@ impl Few {
                 let Some(seen) = self.seen(t) else { continue };
                 let heads = part * heads..n_head_kv.min((part + 1) * heads);
                 match self.level.floats() {
-                    Floats::Plain => {}
+                    Floats::Plain => unreachable!("plain loops take one head at a time"),
                     // SAFETY: positions that are seen exist, and what is kept of these heads in this chunk is this item's own; the
                     // level is one that the processor has.
                     Floats::Avx2 => unsafe { values_avx2(self, t, seen, chunk, heads) },
