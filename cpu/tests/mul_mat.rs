@@ -89,7 +89,7 @@ fn weights(kind: WeightKind, k: usize, rows: usize, rng: &mut Rng) -> Vec<u8> {
         }
         WeightKind::Bf16 => {
             for two in w.chunks_exact_mut(2) {
-                // Small enough that products with small activations underflow.
+                // Small enough that plain products with small activations underflow.
                 let v = rng.scale() * if rng.next().is_multiple_of(4) { 1e-30 } else { 1.0 };
                 two.copy_from_slice(&f32_to_bf16(v).to_le_bytes());
             }
@@ -361,6 +361,32 @@ fn extreme_values_do_not_overflow() {
                     Case { level, kind, k, n, w: &w, x, x_stride: k }.check(0, 2, &want);
                 }
             }
+        }
+    }
+}
+
+/// A product that overflows is infinite, even where its sum with the one before would not be.
+#[test]
+fn products_of_large_bf16_weights_overflow() {
+    let (kind, k) = (WeightKind::Bf16, 32);
+    let row = |least: f32| -> [f32; 32] {
+        std::array::from_fn(|i| match i {
+            0 => -least,
+            16 => 2.0 * least,
+            _ => 1.0,
+        })
+    };
+    let rows = [row(1.0), row(2f32.powi(38)), row(3.0)];
+    let w: Vec<u8> = rows.as_flattened().iter().flat_map(|&w| f32_to_bf16(w).to_le_bytes()).collect();
+    let x = vec![2f32.powi(30); k * MAX_TOKENS];
+    let want = table(kind, k, &w, &x, k);
+    assert_eq!(
+        want.iter().map(|row| row[0]).collect::<Vec<_>>(),
+        [31.0 * 2f32.powi(30), f32::INFINITY, 33.0 * 2f32.powi(30)]
+    );
+    for level in SimdLevel::available() {
+        for n in [1, 6, MAX_TOKENS] {
+            Case { level, kind, k, n, w: &w, x: &x, x_stride: k }.check(0, 3, &want);
         }
     }
 }

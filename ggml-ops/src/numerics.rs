@@ -44,12 +44,39 @@ pub fn dot16(pairs: impl IntoIterator<Item = (f32, f32)>) -> f32 {
 /// multiplication and addition or not.
 #[inline(always)]
 pub fn round13(x: f32) -> f32 {
-    const LEAST: f32 = f32::from_bits((127 - 100) << 23);
-    const LIMIT: f32 = f32::from_bits((127 + 111) << 23);
-    let c = x * 2049.0;
+    const LEAST: f32 = power_of_two(-100);
+    const LIMIT: f32 = power_of_two(111);
+    split(x, 2049.0, LEAST, LIMIT)
+}
+
+/// An activation as it is multiplied with BF16 weights: rounded to 16 bits, as [`round13`] does to 13, and times 2^59; 0 below 2^-60, NaN
+/// from 2^40 on.
+///
+/// Its product with any BF16 (8 bits) is exact in f32, or infinite: without the factor it could be too small. A sum of such
+/// products is to be multiplied by [`BF16_RESULT`].
+#[inline(always)]
+pub fn bf16_activation(x: f32) -> f32 {
+    const LEAST: f32 = power_of_two(-60);
+    const LIMIT: f32 = power_of_two(40);
+    split(x, 257.0, LEAST, LIMIT) * power_of_two(59)
+}
+
+/// 2^-59, which undoes the factor of [`bf16_activation`].
+pub const BF16_RESULT: f32 = power_of_two(-59);
+/// 2^29. Products of smaller BF16 weights and [`bf16_activation`]s are finite.
+pub const BF16_LIMIT: f32 = power_of_two(29);
+
+/// 2^e, for e in -126..=127.
+const fn power_of_two(e: i32) -> f32 {
+    f32::from_bits(((127 + e) as u32) << 23)
+}
+
+#[inline(always)]
+fn split(x: f32, factor: f32, least: f32, limit: f32) -> f32 {
+    let c = x * factor;
     let rounded = c - (c - x);
-    let rounded = if rounded.abs() < LEAST { 0.0 } else { rounded };
-    if rounded.abs() < LIMIT { rounded } else { f32::NAN }
+    let rounded = if rounded.abs() < least { 0.0 } else { rounded };
+    if rounded.abs() < limit { rounded } else { f32::NAN }
 }
 
 /// e^x. Above 88 as at 88; 0 below -86 and for NaN. Relative error under 1e-7; never decreases.
@@ -193,6 +220,33 @@ mod tests {
         }
         assert_eq!(round13(2f32.powi(110)), 2f32.powi(110));
         assert_eq!(round13(-0.0).to_bits(), 0);
+    }
+
+    #[test]
+    fn bf16_activations_are_near_and_their_products_with_bf16_are_exact() {
+        let mut bits = 0x2100_0000u32; // below 2^-60
+        while bits < 0x5400_0000 {
+            let x = f32::from_bits(bits);
+            let got = bf16_activation(x);
+            assert!(got.is_nan() || (bf16_activation(-x), bf16_activation(got * BF16_RESULT)) == (-got, got), "{x}");
+            if x < 8.673616e-19 {
+                assert_eq!(got.to_bits(), 0, "{x}");
+            } else if got.is_finite() {
+                let x = f64::from(x);
+                assert!((f64::from(got) * f64::from(BF16_RESULT) - x).abs() <= x / 65536.0, "{x} became {got}");
+                for w in [0x0001, 0x007f, 0x0081, 0x3f81, 0xbfff, 0x4dff].map(half::bf16::from_bits) {
+                    assert_eq!(f64::from(got * w.to_f32()), f64::from(got) * w.to_f64(), "{got} * {w}");
+                }
+            }
+            bits += 99_991;
+        }
+        assert_eq!(half::bf16::from_bits(0x4dff).to_f32() * (256.0 / 255.0), BF16_LIMIT);
+        assert_eq!([2f32.powi(39), 2f32.powi(-60)].map(bf16_activation), [2f32.powi(98), 0.5]);
+        assert_eq!(bf16_activation(1.0 + 1.0 / 32768.0) * BF16_RESULT, 1.0 + 1.0 / 32768.0);
+        assert_eq!(bf16_activation(-0.0).to_bits(), 0);
+        for x in [2f32.powi(40), f32::MAX, f32::INFINITY, f32::NAN, f32::NEG_INFINITY] {
+            assert!(bf16_activation(x).is_nan(), "{x}");
+        }
     }
 
     #[test]

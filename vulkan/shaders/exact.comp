@@ -8,7 +8,7 @@ layout(push_constant) uniform Push { uint n; } p;
 layout(set = 0, binding = 0) writeonly buffer O { uint o[]; };
 layout(set = 0, binding = 1) readonly buffer V { float v[]; };
 
-const uint RESULTS = 13u;
+const uint RESULTS = 14u;
 
 // Pairs of values in; for each the bits of what the kernels are made of. A device is exact where all are the host's.
 void main() {
@@ -30,5 +30,6 @@ void main() {
         o[RESULTS * i + 10u] = floatBitsToUint(logarithm(a));
         o[RESULTS * i + 11u] = floatBitsToUint(sum);
         o[RESULTS * i + 12u] = floatBitsToUint(round13(a));
+        o[RESULTS * i + 13u] = floatBitsToUint(bf16_activation(a));
     }
 }

@@ -55,6 +55,7 @@ void accumulate() {
         for (uint t = 0u; t < TOKENS; t++) {
             xv[t] = uintBitsToFloat(x[x_row[t] + i]);
             if (TYPE == 1u) xv[t] = round13(xv[t]);
+            if (TYPE == 30u) xv[t] = bf16_activation(xv[t]);
         }
         for (uint r = 0u; r < ROWS; r++) {
             float wv = weight(w_row[r], i);
@@ -62,4 +63,5 @@ void accumulate() {
         }
     }
     add_lanes(sums);
+    if (TYPE == 30u) total = total * 1.734723475976807094e-18; // 2^-59
 }

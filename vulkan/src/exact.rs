@@ -12,7 +12,7 @@ use vulkano::descriptor_set::{DescriptorSet, WriteDescriptorSet};
 use vulkano::pipeline::Pipeline;
 
 /// What shaders/exact.comp computes of each pair of values.
-const RESULTS: [&str; 13] = [
+const RESULTS: [&str; 14] = [
     "sums",
     "differences",
     "products",
@@ -26,10 +26,11 @@ const RESULTS: [&str; 13] = [
     "logarithms",
     "sums over 64 lanes",
     "rounding to 13 bits",
+    "rounding to 16 bits",
 ];
 
 /// Values at the edges: subnormal numbers, ties, overflow, zeros of both signs.
-const EDGES: [u32; 28] = [
+const EDGES: [u32; 32] = [
     0x0000_0000,
     0x8000_0000,
     0x0000_0001,
@@ -58,6 +59,10 @@ const EDGES: [u32; 28] = [
     0x4049_0fdb,
     0x42b0_0000,
     0xc2ac_0000,
+    0x217f_fe00,
+    0x217f_ffff,
+    0x537f_0000,
+    0x537f_ffff,
 ];
 
 /// Pairs of values: each edge with each, then random ones of all magnitudes.
@@ -87,7 +92,7 @@ fn lane([_, b]: [f32; 2]) -> f32 {
 }
 
 /// What the device must give; `sum`: of the lanes of this pair and its neighbours.
-fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 13] {
+fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 14] {
     let half = |v: f32| u32::from(quants::f32_to_f16(v));
     [
         (a + b).to_bits(),
@@ -103,6 +108,7 @@ fn expected([a, b]: [f32; 2], sum: f32) -> [u32; 13] {
         numerics::log(a).to_bits(),
         sum.to_bits(),
         numerics::round13(a).to_bits(),
+        numerics::bf16_activation(a).to_bits(),
     ]
 }
 

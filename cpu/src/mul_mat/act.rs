@@ -5,7 +5,7 @@
 
 use super::{ActFormat, Packing, QK, QK_K, amx, packed};
 use crate::simd::{Floats, SimdLevel};
-use ggml_ops::numerics::round13;
+use ggml_ops::numerics::{bf16_activation, round13};
 
 /// Bytes of the activations of a TQ1_0 block in its own order: 5 planes of 64, 52 of them used.
 pub(super) const TQ1_PLANES: usize = 5 * 64;
@@ -124,7 +124,7 @@ impl I8Order {
 pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) -> usize {
     match fmt {
         // 64 more: rows a power of two apart would share the sets of the L1 cache.
-        ActFormat::F32 | ActFormat::F13 => k.next_multiple_of(16) * 4 + 64,
+        ActFormat::F32 | ActFormat::Round13 | ActFormat::Round16 => k.next_multiple_of(16) * 4 + 64,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let blocks = I8Order::of(level, fmt, n).block_size() * (k / QK_K);
             blocks + size_of::<I8Tail>()
@@ -171,12 +171,9 @@ unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *m
     // is written through pointers before a reference to it is made.
     unsafe {
         match fmt {
-            ActFormat::F32 => floats(x, dst),
-            ActFormat::F13 => {
-                floats(x, dst);
-                let rounded = std::slice::from_raw_parts_mut(dst.cast::<f32>(), x.len());
-                rounded.iter_mut().for_each(|x| *x = round13(*x));
-            }
+            ActFormat::F32 => _ = floats(x, dst),
+            ActFormat::Round13 => floats(x, dst).iter_mut().for_each(|x| *x = round13(*x)),
+            ActFormat::Round16 => floats(x, dst).iter_mut().for_each(|x| *x = bf16_activation(*x)),
             ActFormat::I8Tq1 | ActFormat::I8Tq2 => i8_token(order, x, dst),
             ActFormat::Q8_0 => q8_0(n, x, dst),
             ActFormat::Q8K => q8_k(x, dst),
@@ -194,12 +191,13 @@ unsafe fn any_level(fmt: ActFormat, n: usize, order: I8Order, x: &[f32], dst: *m
 }
 
 #[inline(always)]
-unsafe fn floats(x: &[f32], dst: *mut u8) {
+unsafe fn floats<'a>(x: &[f32], dst: *mut u8) -> &'a mut [f32] {
     let padded = x.len().next_multiple_of(16);
     // SAFETY: a record of floats has room for `padded` of them, and x is elsewhere.
     unsafe {
         dst.copy_from_nonoverlapping(x.as_ptr().cast(), x.len() * 4);
         dst.add(x.len() * 4).write_bytes(0, (padded - x.len()) * 4);
+        std::slice::from_raw_parts_mut(dst.cast(), x.len())
     }
 }
 

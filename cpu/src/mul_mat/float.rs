@@ -4,13 +4,16 @@ use super::Job;
 use super::fetch::Ahead;
 use super::panel::{self, MAX_ROWS};
 use super::vector::{self, Kernel, Simd};
+use ggml_ops::numerics::{BF16_LIMIT, BF16_RESULT};
 use std::marker::PhantomData;
 
 /// A type of float weights.
 pub(super) trait Float {
     const SIZE: usize;
-    /// Products with activations are exact (`round13` of docs/numerics.md): additions may be fused with them.
-    const EXACT: bool = false;
+    /// The products of smaller weights with activations are exact (docs/numerics.md): additions may be fused with them.
+    const EXACT_BELOW: f32 = 0.0;
+    /// What a sum of products is multiplied by.
+    const RESULT: f32 = 1.0;
     /// # Safety
     /// The CPU has the features of `S`; `p` has 16 values.
     unsafe fn load<S: Simd>(p: *const u8) -> S::F;
@@ -31,7 +34,7 @@ impl Float for F32 {
 
 impl Float for F16 {
     const SIZE: usize = 2;
-    const EXACT: bool = true;
+    const EXACT_BELOW: f32 = f32::INFINITY;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -41,6 +44,8 @@ impl Float for F16 {
 
 impl Float for Bf16 {
     const SIZE: usize = 2;
+    const EXACT_BELOW: f32 = BF16_LIMIT;
+    const RESULT: f32 = BF16_RESULT;
     #[inline(always)]
     unsafe fn load<S: Simd>(p: *const u8) -> S::F {
         // SAFETY: the caller's promise.
@@ -95,7 +100,7 @@ impl<W: Float> Kernel for Token<W> {
                     }
                 }
                 for (i, &y) in S::tree4(acc)[..count].iter().enumerate() {
-                    job.set(0, r + i, y);
+                    job.set(0, r + i, y * W::RESULT);
                 }
             }
             r += count;
@@ -103,12 +108,16 @@ impl<W: Float> Kernel for Token<W> {
     }
 }
 
+const fn all_exact<W: Float>() -> bool {
+    W::EXACT_BELOW == f32::INFINITY
+}
+
 /// # Safety
 /// The CPU has the features of `S`.
 #[inline(always)]
 unsafe fn add_product<S: Simd, W: Float>(sum: S::F, w: S::F, x: S::F) -> S::F {
     // SAFETY: the caller's promise.
-    unsafe { if W::EXACT { S::fused_f(w, x, sum) } else { S::add_f(sum, S::mul_f(w, x)) } }
+    unsafe { if all_exact::<W>() { S::fused_f(w, x, sum) } else { S::add_f(sum, S::mul_f(w, x)) } }
 }
 
 /// The last k % 16 weights of a row. After them zeros: adding their products changes no lane, as no lane is -0.
@@ -179,7 +188,7 @@ impl<W: Float, const K: usize> Kernel for Short<W, K> {
                             half /= 2;
                         }
                         // Lanes begin as +0, which shows where all products are -0.
-                        let y = S::add_r(sums[0], S::zero_r());
+                        let y = S::mul_r(S::add_r(sums[0], S::zero_r()), S::splat_r(W::RESULT));
                         let to = job.y.add(t * job.y_stride + r0 + r);
                         if r + S::REG <= count {
                             S::store_r(to, y);
@@ -195,10 +204,15 @@ impl<W: Float, const K: usize> Kernel for Short<W, K> {
     }
 }
 
-/// Elements of a row that are multiplied before the next rows. Few registers ask for much of the L1 cache, which holds
-/// this much of a tile; many do with the L2 cache, and putting lanes aside between blocks would cost a tenth.
-const fn block_len<S: Simd>() -> usize {
-    if S::WIDE { 4096 } else { 512 }
+/// Elements of a row that are multiplied before the next rows. Few registers ask for much of the L1 cache, which holds this much of
+/// a tile. Many do with the L2 cache, and putting lanes aside between blocks would cost a tenth; unless additions are fused: then
+/// the tokens of a tile should stay in the L1 cache.
+const fn block_len<S: Simd, W: Float>() -> usize {
+    match S::WIDE {
+        false => 512,
+        true if W::EXACT_BELOW > 0.0 => 1024,
+        true => 4096,
+    }
 }
 
 /// Most tokens of a tile.
@@ -222,16 +236,17 @@ impl<W: Float> Kernel for Gemm<W> {
             let count = rows.min(job.r1 - r0);
             // SAFETY: the scratch memory has `rows` unpacked rows; rows are below r1, tokens below n.
             unsafe {
+                let mut fused = W::EXACT_BELOW > 0.0;
                 for r in 0..count {
-                    widen::<S, W>(job, r0 + r, r, count, &mut ahead);
+                    fused &= widen::<S, W>(job, r0 + r, r, count, &mut ahead);
                 }
                 let mut t = 0;
                 while t < job.n {
                     t += match job.n - t {
-                        1 => tokens::<S, W, 1>(job, r0, count, t, &mut lanes),
-                        2 | 3 => tokens::<S, W, 2>(job, r0, count, t, &mut lanes),
-                        4 | 5 => tokens::<S, W, 4>(job, r0, count, t, &mut lanes),
-                        _ => tokens::<S, W, T>(job, r0, count, t, &mut lanes),
+                        1 => tokens::<S, W, 1>(job, r0, count, t, fused, &mut lanes),
+                        2 | 3 => tokens::<S, W, 2>(job, r0, count, t, fused, &mut lanes),
+                        4 | 5 => tokens::<S, W, 4>(job, r0, count, t, fused, &mut lanes),
+                        _ => tokens::<S, W, T>(job, r0, count, t, fused, &mut lanes),
                     };
                 }
             }
@@ -241,15 +256,16 @@ impl<W: Float> Kernel for Gemm<W> {
 }
 
 /// Widens a row to row `to` of a panel of `rows`. A panel is stored block by block, each row by row, in the order in
-/// which it is read.
+/// which it is read. False: not all products are exact.
 #[inline(always)]
-unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize, ahead: &mut Ahead) {
+unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize, ahead: &mut Ahead) -> bool {
     let (k, padded) = (job.k, job.k.next_multiple_of(16));
+    let mut exact = true;
     // SAFETY: a row has k weights; the scratch memory has room for `rows` times `padded`.
     unsafe {
         let src = job.row(row);
-        for start in (0..padded).step_by(block_len::<S>()) {
-            let len = block_len::<S>().min(padded - start);
+        for start in (0..padded).step_by(block_len::<S, W>()) {
+            let len = block_len::<S, W>().min(padded - start);
             let dst = job.scratch.cast::<f32>().add(start * rows + len * to);
             for at in (0..len).step_by(16) {
                 let w = if start + at + 16 <= k {
@@ -261,8 +277,14 @@ unsafe fn widen<S: Simd, W: Float>(job: &Job, row: usize, to: usize, rows: usize
                 };
                 S::store_f(dst.add(at), w);
             }
+            if !all_exact::<W>() && W::EXACT_BELOW > 0.0 {
+                for w in std::slice::from_raw_parts(dst, len) {
+                    exact &= w.abs() < W::EXACT_BELOW;
+                }
+            }
         }
     }
+    exact
 }
 
 /// The rows of the panel times tokens `t..t + T`; returns T.
@@ -272,12 +294,13 @@ unsafe fn tokens<S: Simd, W: Float, const T: usize>(
     r0: usize,
     rows: usize,
     t: usize,
+    fused: bool,
     lanes: &mut Lanes,
 ) -> usize {
     let padded = job.k.next_multiple_of(16);
     let mut at = 0;
     while at < padded {
-        let len = block_len::<S>().min(padded - at);
+        let len = block_len::<S, W>().min(padded - at);
         let mut r = 0;
         while r < rows {
             // SAFETY: rows of the panel and tokens below n have `padded` values; tiles end before MAX_ROWS.
@@ -287,21 +310,33 @@ unsafe fn tokens<S: Simd, W: Float, const T: usize>(
                 let x_stride = job.act_stride / 4;
                 let lanes = lanes[r * T..].as_mut_ptr();
                 r += match (S::WIDE, rows - r) {
-                    (true, 4..) => tile::<S, W, 4, T>(len, w, x, x_stride, lanes, at == 0),
-                    (_, 2..) => tile::<S, W, 2, T>(len, w, x, x_stride, lanes, at == 0),
-                    _ => tile::<S, W, 1, T>(len, w, x, x_stride, lanes, at == 0),
+                    (true, 4..) => tile::<S, 4, T>(len, w, x, x_stride, fused, lanes, at == 0),
+                    (_, 2..) => tile::<S, 2, T>(len, w, x, x_stride, fused, lanes, at == 0),
+                    _ => tile::<S, 1, T>(len, w, x, x_stride, fused, lanes, at == 0),
                 };
             }
         }
         at += len;
     }
-    let outputs = rows * T;
-    for i in (0..outputs).step_by(4) {
-        // SAFETY: the features are the caller's promise; rows are below r1 and tokens below n.
-        unsafe {
-            let y = S::tree4(std::array::from_fn(|j| S::load_f(lanes[(i + j).min(outputs - 1)].as_ptr())));
-            for (i, &y) in (i..outputs).zip(&y) {
-                job.set(t + i % T, r0 + i / T, y);
+    for r in (0..rows).step_by(4) {
+        for i in 0..T {
+            // SAFETY: the features are the caller's promise; rows are below r1 and tokens below n.
+            unsafe {
+                let mut of_rows = [S::zero_f(); 4];
+                for (j, v) in of_rows.iter_mut().enumerate() {
+                    *v = S::load_f(lanes[(r + j).min(rows - 1) * T + i].as_ptr());
+                }
+                let mut y = S::tree4(of_rows);
+                for y in &mut y {
+                    *y *= W::RESULT;
+                }
+                if r + 4 <= rows {
+                    job.set_rows::<4>(t + i, r0 + r, &y);
+                } else {
+                    for (r, &y) in (r..rows).zip(&y) {
+                        job.set(t + i, r0 + r, y);
+                    }
+                }
             }
         }
     }
@@ -309,13 +344,13 @@ unsafe fn tokens<S: Simd, W: Float, const T: usize>(
 }
 
 /// Adds `len` products to each output of R rows and T tokens; returns R.
-#[expect(clippy::needless_range_loop, reason = "t also counts the tokens")]
 #[inline(always)]
-unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
+unsafe fn tile<S: Simd, const R: usize, const T: usize>(
     len: usize,
     w: *const f32,
     x: *const f32,
     x_stride: usize,
+    fused: bool,
     lanes: *mut [f32; 16],
     first: bool,
 ) -> usize {
@@ -329,21 +364,10 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
                     *acc = S::load_r(lanes.add(16 * i));
                 }
             }
-            for at in (part..len).step_by(16) {
-                let mut ws = [S::zero_r(); R];
-                for (r, ws) in ws.iter_mut().enumerate() {
-                    *ws = S::load_r(w.add(r * len + at));
-                }
-                for t in 0..T {
-                    let x = S::load_r(x.add(t * x_stride + at));
-                    for r in 0..R {
-                        acc[r][t] = if W::EXACT {
-                            S::fused_r(ws[r], x, acc[r][t])
-                        } else {
-                            S::add_r(acc[r][t], S::mul_r(ws[r], x))
-                        };
-                    }
-                }
+            if fused {
+                products::<S, true, R, T>(part, len, w, x, x_stride, &mut acc);
+            } else {
+                products::<S, false, R, T>(part, len, w, x, x_stride, &mut acc);
             }
             for (i, &acc) in acc.as_flattened().iter().enumerate() {
                 S::store_r(lanes.add(16 * i), acc);
@@ -351,4 +375,32 @@ unsafe fn tile<S: Simd, W: Float, const R: usize, const T: usize>(
         }
     }
     R
+}
+
+#[expect(clippy::needless_range_loop, reason = "t also counts the tokens")]
+#[inline(always)]
+unsafe fn products<S: Simd, const FUSED: bool, const R: usize, const T: usize>(
+    start: usize,
+    len: usize,
+    w: *const f32,
+    x: *const f32,
+    x_stride: usize,
+    acc: &mut [[S::R; T]; R],
+) {
+    for at in (start..len).step_by(16) {
+        // SAFETY: as in `tile`.
+        unsafe {
+            let mut ws = [S::zero_r(); R];
+            for (r, ws) in ws.iter_mut().enumerate() {
+                *ws = S::load_r(w.add(r * len + at));
+            }
+            for t in 0..T {
+                let x = S::load_r(x.add(t * x_stride + at));
+                for r in 0..R {
+                    acc[r][t] =
+                        if FUSED { S::fused_r(ws[r], x, acc[r][t]) } else { S::add_r(acc[r][t], S::mul_r(ws[r], x)) };
+                }
+            }
+        }
+    }
 }

@@ -68,7 +68,9 @@ pub enum ActFormat {
     /// Unchanged.
     F32,
     /// Rounded to 13 bits (`ggml_ops::numerics::round13`), for F16 weights.
-    F13,
+    Round13,
+    /// Rounded to 16 bits (`ggml_ops::numerics::bf16_activation`), for BF16 weights.
+    Round16,
     /// int8 with one scale per token, for TQ1_0 weights.
     I8Tq1,
     /// int8 with one scale per token, for TQ2_0 weights.
@@ -151,8 +153,9 @@ impl WeightKind {
     /// What the activations become.
     pub fn act_format(self) -> ActFormat {
         match self {
-            Self::F32 | Self::Bf16 => ActFormat::F32,
-            Self::F16 => ActFormat::F13,
+            Self::F32 => ActFormat::F32,
+            Self::F16 => ActFormat::Round13,
+            Self::Bf16 => ActFormat::Round16,
             Self::TernaryUniform { ty: TernaryType::Tq1_0, .. } => ActFormat::I8Tq1,
             Self::TernaryUniform { ty: TernaryType::Tq2_0, .. } => ActFormat::I8Tq2,
             Self::Q8_0 | Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Iq4Nl | Self::Mxfp4 => {

@@ -2,7 +2,7 @@
 
 use std::slice::from_raw_parts;
 
-use ggml_ops::numerics::{dot16, round13};
+use ggml_ops::numerics::{BF16_RESULT, bf16_activation, dot16, round13};
 use ggml_ops::quants::{
     BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
     BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, BlockTq1_0, BlockTq2_0, Ternary, act,
@@ -16,7 +16,7 @@ const NOT_PACKED: &str = "weights are packed for levels that have kernels for th
 /// Bytes of a prepared token, before rounding up to 64. int8 tokens start with their scale.
 pub(super) fn record_size(fmt: ActFormat, k: usize) -> usize {
     match fmt {
-        ActFormat::F32 | ActFormat::F13 => k * 4,
+        ActFormat::F32 | ActFormat::Round13 | ActFormat::Round16 => k * 4,
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => 4 + k,
         ActFormat::Q8_0 => k / QK * size_of::<BlockActQ8_0>(),
         ActFormat::Q8K | ActFormat::Q8KIn32 => k / QK_K * size_of::<BlockActQ8K>(),
@@ -37,8 +37,11 @@ pub(super) unsafe fn token(fmt: ActFormat, x: &[f32], dst: *mut u8) {
     };
     match fmt {
         ActFormat::F32 => bytemuck::cast_slice_mut(dst).copy_from_slice(x),
-        ActFormat::F13 => {
+        ActFormat::Round13 => {
             bytemuck::cast_slice_mut::<_, f32>(dst).iter_mut().zip(x).for_each(|(to, &x)| *to = round13(x));
+        }
+        ActFormat::Round16 => {
+            bytemuck::cast_slice_mut::<_, f32>(dst).iter_mut().zip(x).for_each(|(to, &x)| *to = bf16_activation(x));
         }
         ActFormat::I8Tq1 | ActFormat::I8Tq2 => {
             let (scale, q) = dst.split_at_mut(4);
@@ -65,7 +68,7 @@ pub(super) unsafe fn mul_mat(kind: WeightKind, job: &Job) {
             }),
             WeightKind::Bf16 => each::<[u8; 2], f32>(job, |w, x| {
                 let w = w.iter().map(|&w| bf16_to_f32(u16::from_le_bytes(w)));
-                dot16(w.zip(x.iter().copied()))
+                dot16(w.zip(x.iter().copied())) * BF16_RESULT
             }),
             WeightKind::TernaryUniform { ty: Tq1_0, d } => ternary_uniform::<BlockTq1_0>(d, job),
             WeightKind::TernaryUniform { ty: Tq2_0, d } => ternary_uniform::<BlockTq2_0>(d, job),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::numerics::{rne, round13};
+use crate::numerics::{BF16_RESULT, bf16_activation, rne, round13};
 use crate::{Graph, TensorId, quants};
 
 /// Matrix multiplication: `y[o, t] = sum_i w[i, o] * x[i, t]`.
@@ -112,6 +112,7 @@ fn rounded(ty: GgmlType, uniform: bool, x: &[f64]) -> Vec<f64> {
         GgmlType::TQ1_0 | GgmlType::TQ2_0 if uniform => x.len().max(1),
         _ => match ty.block_size() {
             1 if ty == GgmlType::F16 => return x.iter().map(|&v| f64::from(round13(v as f32))).collect(),
+            1 if ty == GgmlType::BF16 => return x.iter().map(|&v| f64::from(bf16_activation(v as f32) * BF16_RESULT)).collect(),
             1 => return x.to_vec(),
             block => block,
         },

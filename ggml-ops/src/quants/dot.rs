@@ -9,7 +9,7 @@ use super::{
     BlockActQ8_0, BlockActQ8K, BlockIq4Nl, BlockIq4Xs, BlockMxfp4, BlockQ2_K, BlockQ3_K, BlockQ4_0, BlockQ4_1,
     BlockQ4_K, BlockQ5_0, BlockQ5_1, BlockQ5_K, BlockQ6_K, BlockQ8_0, Ternary, f16_to_f32,
 };
-use crate::numerics::{dot16, round13};
+use crate::numerics::{BF16_RESULT, bf16_activation, dot16, round13};
 
 /// F32 weights, f32 activations.
 pub fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
@@ -23,10 +23,10 @@ pub fn dot_f16(w: &[f16], x: &[f32]) -> f32 {
     dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), round13(*x))))
 }
 
-/// BF16 weights, f32 activations.
+/// BF16 weights, f32 activations, which are rounded to 16 bits.
 pub fn dot_bf16(w: &[bf16], x: &[f32]) -> f32 {
     debug_assert_eq!(w.len(), x.len());
-    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), *x)))
+    dot16(w.iter().zip(x).map(|(w, x)| (w.to_f32(), bf16_activation(*x)))) * BF16_RESULT
 }
 
 /// Ternary weights with one scale d in the whole tensor, activations q with one scale s.

@@ -107,6 +107,14 @@ float round13(float x) {
     return abs(rounded) < 7.888609052210118054e-31 ? 0.0 : rounded; // 2^-100
 }
 
+// To 16 bits, times 2^59: products with a BF16 are exact.
+float bf16_activation(float x) {
+    float c = x * 257.0;
+    float rounded = c - (c - x);
+    if (!(abs(rounded) < 1099511627776.0)) return uintBitsToFloat(0x7fc00000u); // 2^40
+    return abs(rounded) < 8.673617379884035472e-19 ? 0.0 : rounded * 576460752303423488.0; // 2^-60, 2^59
+}
+
 float exponential(float x) {
     if (!(x >= -86.0)) return 0.0;
     x = x > 88.0 ? 88.0 : x;
