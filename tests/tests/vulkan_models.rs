@@ -186,7 +186,7 @@ fn divided_caches_have_the_cpus_bits() {
     let Some(_) = vulkan::with_binding(None) else { return };
     let file = tiny(ARCHITECTURES[0], GgmlType::F16, false, 5);
     let open = || Gguf::from_bytes(file.to_vec()).unwrap();
-    let limit = 230_000;
+    let limit = 220_000;
     let run = |model: Arc<Model>, [type_k, type_v]: [GgmlType; 2]| {
         let options =
             ContextOptions { n_ctx: 1100, n_seq_max: 3, n_ubatch: 64, type_k, type_v, ..ContextOptions::default() };

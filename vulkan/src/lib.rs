@@ -95,7 +95,7 @@ impl Default for VulkanOptions {
 }
 
 /// Pairs of values that decide whether a device is exact.
-const CHECKED: usize = 4096;
+const CHECKED: usize = 3800;
 
 /// A device that Vulkan drives.
 pub struct VulkanBackend {
