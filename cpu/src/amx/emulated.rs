@@ -85,6 +85,32 @@ impl super::Tiles for Tiles {
         Tiles { configured: true }
     }
 
+    unsafe fn configure_halves() -> Self {
+        Tiles { configured: false }
+    }
+
+    unsafe fn dot_i8_halves(&self, left: &Two, right: &Two, out: *mut Panel<i32>) {
+        assert!(!self.configured);
+        let mut sums = [[[[0; 16]; LINES]; 2]; 2];
+        for (sums, (x, w)) in sums.iter_mut().zip(left.at.into_iter().zip(right.at)) {
+            for (i, sums) in sums.iter_mut().enumerate() {
+                let (mut left_tile, mut right_tile): (Tile, Tile) = ([[0; 64]; LINES], [[0; 64]; LINES]);
+                // SAFETY: the caller has 16 lines of 32 bytes on the left and 8 of 64 on the right.
+                unsafe {
+                    for (l, line) in left_tile.iter_mut().enumerate() {
+                        x.add(i * left.next + l * left.line).copy_to_nonoverlapping(line.as_mut_ptr(), 32);
+                    }
+                    for (l, line) in right_tile[..LINES / 2].iter_mut().enumerate() {
+                        w.add(i * right.next + l * right.line).copy_to_nonoverlapping(line.as_mut_ptr(), 64);
+                    }
+                }
+                dpbssd(sums, &left_tile, &right_tile);
+            }
+        }
+        // SAFETY: the caller's promise.
+        unsafe { out.write(Panel(sums)) }
+    }
+
     unsafe fn dot_i8(&self, left: &Two, right: &Two, steps: usize, add: bool, out: *mut Panel<i32>) {
         if steps == 0 {
             return;
@@ -151,6 +177,19 @@ mod tests {
                 }
                 assert!(got.0 == want.0, "int8, {steps} steps, add {add}");
             }
+        }
+        for _ in 0..10 {
+            let bytes: [Vec<u8>; 4] = std::array::from_fn(|_| (0..64 * LINES).map(|_| noise(&mut state)).collect());
+            let at = |i: usize| bytes[i].as_ptr();
+            let left = Two { at: [at(0), at(1)], line: 56, next: 24 };
+            let right = Two { at: [at(2), at(3)], line: 64, next: 512 };
+            let (mut got, mut want) = (Panel([[[[1; 16]; LINES]; 2]; 2]), Panel([[[[2; 16]; LINES]; 2]; 2]));
+            // SAFETY: the processor has the tiles; 15 lines of 56 bytes, 24 and 32 more fit, as twice 8 lines of 64 do.
+            unsafe {
+                Amx::configure_halves().dot_i8_halves(&left, &right, &mut got);
+                Tiles::configure_halves().dot_i8_halves(&left, &right, &mut want);
+            }
+            assert!(got.0 == want.0, "halves");
         }
         if features() & 1 << 22 == 0 {
             return;

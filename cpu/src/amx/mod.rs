@@ -38,6 +38,19 @@ pub(crate) trait Tiles {
     /// The processor has the tiles, and nobody else on this thread uses them meanwhile.
     unsafe fn configure() -> Self;
 
+    /// As [`Tiles::configure`], for [`Tiles::dot_i8_halves`] alone: lines on the left have 32 bytes, and there are 8 lines on the right.
+    ///
+    /// # Safety
+    /// As [`Tiles::configure`].
+    unsafe fn configure_halves() -> Self;
+
+    /// Multiplies four tiles of int8 on the left, at `left.at` and `left.next` bytes after them, with those on the right, and writes the
+    /// sums to `out`: `[at][0, or 1 for next][line of left][column of right]`.
+    ///
+    /// # Safety
+    /// The tiles are those of [`Tiles::configure_halves`]; all can be read, `out` can be written.
+    unsafe fn dot_i8_halves(&self, left: &Two, right: &Two, out: *mut Panel<i32>);
+
     /// Multiplies `steps` tiles of int8 and writes the sums to `out` (`add`: adds them). Without steps, `out` stays as it is.
     ///
     /// # Safety
@@ -129,6 +142,13 @@ static CONFIG: Config = Config {
     rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
 };
 
+/// The same, but that tiles 4 and 5 have lines of 32 bytes, and 6 and 7 have 8 lines.
+static HALVES: Config = Config {
+    bytes_per_row: [64, 64, 64, 64, 32, 32, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0],
+    ..CONFIG
+};
+
 /// The instructions.
 pub(crate) struct Amx(());
 
@@ -196,6 +216,59 @@ impl Tiles for Amx {
             asm!("ldtilecfg [{}]", in(reg) &raw const CONFIG, options(readonly, nostack, preserves_flags));
         }
         Amx(())
+    }
+
+    #[inline(always)]
+    unsafe fn configure_halves() -> Self {
+        // SAFETY: the caller has AMX.
+        unsafe {
+            asm!("ldtilecfg [{}]", in(reg) &raw const HALVES, options(readonly, nostack, preserves_flags));
+        }
+        Amx(())
+    }
+
+    #[inline(always)]
+    unsafe fn dot_i8_halves(&self, left: &Two, right: &Two, out: *mut Panel<i32>) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "tileloadd tmm4, [{x0} + {x_line}*1]",
+                "tileloadd tmm6, [{w0} + {w_line}*1]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm5, [{x1} + {x_line}*1]",
+                "tileloadd tmm7, [{w1} + {w_line}*1]",
+                "tdpbssd tmm1, tmm5, tmm7",
+                "tileloadd tmm4, [{x2} + {x_line}*1]",
+                "tileloadd tmm6, [{w2} + {w_line}*1]",
+                "tdpbssd tmm2, tmm4, tmm6",
+                "tileloadd tmm5, [{x3} + {x_line}*1]",
+                "tileloadd tmm7, [{w3} + {w_line}*1]",
+                "tdpbssd tmm3, tmm5, tmm7",
+                "tilestored [{out} + {line}*1], tmm0",
+                "tilestored [{out} + {line}*1 + 1024], tmm1",
+                "tilestored [{out} + {line}*1 + 2048], tmm2",
+                "tilestored [{out} + {line}*1 + 3072], tmm3",
+                x0 = in(reg) left.at[0],
+                x1 = in(reg) left.at[0].wrapping_add(left.next),
+                x2 = in(reg) left.at[1],
+                x3 = in(reg) left.at[1].wrapping_add(left.next),
+                w0 = in(reg) right.at[0],
+                w1 = in(reg) right.at[0].wrapping_add(right.next),
+                w2 = in(reg) right.at[1],
+                w3 = in(reg) right.at[1].wrapping_add(right.next),
+                x_line = in(reg) left.line,
+                w_line = in(reg) right.line,
+                line = in(reg) 64usize,
+                out = in(reg) out,
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack, preserves_flags),
+            )
+        }
     }
 
     #[inline(always)]

@@ -130,7 +130,8 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
             blocks + size_of::<I8Tail>()
         }
         ActFormat::Q8_0 | ActFormat::Q8KIn32 if n == 1 => Q8Scales::record_size(k / QK),
-        ActFormat::Q8_0 | ActFormat::Q8KIn32 => k / QK * size_of::<Q8Block>(),
+        // 64 more, as above: tiles read several tokens side by side.
+        ActFormat::Q8_0 | ActFormat::Q8KIn32 => k / QK * size_of::<Q8Block>() + 64,
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>() + padded(k / QK_K) * 4,
         ActFormat::Fives => packed::record_size(FIVES, k),
         ActFormat::Threes => packed::record_size(Packing::Threes, k),
@@ -220,18 +221,16 @@ pub(super) fn round_f16(v: f32) -> f32 {
 /// The largest absolute value; NaN counts as nothing.
 #[inline(always)]
 fn absmax(x: &[f32]) -> f32 {
-    let mut lanes = [0.0f32; 16];
-    let (groups, rest) = x.as_chunks::<16>();
-    for group in groups {
+    // Bits without the sign are in the order of the numbers, and there is a vector instruction for the maximum of integers.
+    const INFINITY: u32 = f32::INFINITY.to_bits();
+    let mut lanes = [0u32; 16];
+    for group in x.chunks(16) {
         for (lane, v) in lanes.iter_mut().zip(group) {
-            let v = v.abs();
-            *lane = if v > *lane { v } else { *lane };
+            let bits = v.abs().to_bits();
+            *lane = (*lane).max(if bits > INFINITY { 0 } else { bits });
         }
     }
-    for v in rest {
-        lanes[0] = lanes[0].max(v.abs());
-    }
-    lanes.into_iter().fold(0.0, f32::max)
+    f32::from_bits(lanes.into_iter().fold(0, u32::max))
 }
 
 /// `rne(x_i * e)`. The clamp changes no finite quotient: |x_i * e| rounds to 127 at most.

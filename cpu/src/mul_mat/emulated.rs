@@ -162,6 +162,27 @@ fn packed_weights_have_the_bits_of_the_definitions() {
     }
 }
 
+/// Blocks and super-blocks in tiles: an odd number of blocks, of slabs and of tiles of tokens, tokens that end within a tile.
+#[test]
+fn amx_has_the_bits_of_the_definitions_of_blocks() {
+    if !SimdLevel::Avx2.supported() {
+        return;
+    }
+    for n in [24, 33] {
+        let check = |kind, k, at: &'static [usize], size| check(SimdLevel::Amx, kind, k, n, ordinary(at, size));
+        check(WeightKind::Q8_0, 224, &[0], 34);
+        check(WeightKind::Q4_0, 800, &[0], 18);
+        check(WeightKind::Q4_1, 160, &[0, 2], 20);
+        check(WeightKind::Q5_1, 256, &[0, 2], 24);
+        check(WeightKind::Iq4Xs, 768, &[0], 136);
+        check(WeightKind::Q2K, 768, &[80, 82], 84);
+        check(WeightKind::Q3K, 256, &[108], 110);
+        check(WeightKind::Q4K, 512, &[0, 2], 144);
+        check(WeightKind::Q5K, 768, &[0, 2], 176);
+        check(WeightKind::Q6K, 768, &[208], 210);
+    }
+}
+
 /// The largest sums that a tile may hold: all codes 3, all activations of one sign.
 #[test]
 fn amx_sums_do_not_overflow() {
@@ -215,31 +236,33 @@ fn dpbusd_is_the_instruction() {
     }
 }
 
+/// Makes the f16 at these places of blocks of `size` bytes 1/16.
+fn ordinary(at: &'static [usize], size: usize) -> impl Fn(&mut [u8]) {
+    move |w| {
+        for block in w.chunks_exact_mut(size) {
+            at.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&[0x00, 0x2c]));
+        }
+    }
+}
+
 #[test]
 fn avx_vnni_has_the_bits_of_the_definitions() {
     if !SimdLevel::Avx2.supported() {
         return;
     }
-    let ones = |at: &'static [usize], size: usize| {
-        move |w: &mut [u8]| {
-            for block in w.chunks_exact_mut(size) {
-                at.iter().for_each(|&at| block[at..at + 2].copy_from_slice(&[0x00, 0x2c]));
-            }
-        }
-    };
     for n in [1, 2, 7] {
         for kind in TERNARY {
             check(SimdLevel::AvxVnni, kind, 768, n, |_| {});
         }
-        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq1_0), 768, n, ones(&[52], 54));
-        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq2_0), 768, n, ones(&[64], 66));
-        check(SimdLevel::AvxVnni, WeightKind::Q8_0, 224, n, ones(&[0], 34));
-        check(SimdLevel::AvxVnni, WeightKind::Q4_0, 224, n, ones(&[0], 18));
-        check(SimdLevel::AvxVnni, WeightKind::Q4_1, 224, n, ones(&[0, 2], 20));
-        check(SimdLevel::AvxVnni, WeightKind::Iq4Xs, 768, n, ones(&[0], 136));
-        check(SimdLevel::AvxVnni, WeightKind::Q2K, 768, n, ones(&[80, 82], 84));
-        check(SimdLevel::AvxVnni, WeightKind::Q3K, 768, n, ones(&[108], 110));
-        check(SimdLevel::AvxVnni, WeightKind::Q5K, 768, n, ones(&[0, 2], 176));
-        check(SimdLevel::AvxVnni, WeightKind::Q6K, 768, n, ones(&[208], 210));
+        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq1_0), 768, n, ordinary(&[52], 54));
+        check(SimdLevel::AvxVnni, WeightKind::Ternary(TernaryType::Tq2_0), 768, n, ordinary(&[64], 66));
+        check(SimdLevel::AvxVnni, WeightKind::Q8_0, 224, n, ordinary(&[0], 34));
+        check(SimdLevel::AvxVnni, WeightKind::Q4_0, 224, n, ordinary(&[0], 18));
+        check(SimdLevel::AvxVnni, WeightKind::Q4_1, 224, n, ordinary(&[0, 2], 20));
+        check(SimdLevel::AvxVnni, WeightKind::Iq4Xs, 768, n, ordinary(&[0], 136));
+        check(SimdLevel::AvxVnni, WeightKind::Q2K, 768, n, ordinary(&[80, 82], 84));
+        check(SimdLevel::AvxVnni, WeightKind::Q3K, 768, n, ordinary(&[108], 110));
+        check(SimdLevel::AvxVnni, WeightKind::Q5K, 768, n, ordinary(&[0, 2], 176));
+        check(SimdLevel::AvxVnni, WeightKind::Q6K, 768, n, ordinary(&[208], 210));
     }
 }

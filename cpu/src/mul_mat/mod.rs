@@ -40,6 +40,8 @@ mod super_blocks;
 #[cfg(target_arch = "x86_64")]
 mod ternary;
 #[cfg(target_arch = "x86_64")]
+mod tiled;
+#[cfg(target_arch = "x86_64")]
 mod unpack;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod vector;
@@ -285,19 +287,19 @@ pub fn scratch_size(level: SimdLevel, kind: WeightKind, k: usize) -> usize {
             }
             WeightKind::TernaryUniform { .. } => panel::size(ternary::Uniform::unpacked_size(k)),
             WeightKind::Ternary(_) => panel::size(ternary::Scaled::unpacked_size(k)),
-            WeightKind::Q8_0 => blocks::scratch_size::<blocks_of_32::Q8_0>(k),
-            WeightKind::Q4_0 => blocks::scratch_size::<blocks_of_32::Q4_0>(k),
-            WeightKind::Q4_1 => blocks::scratch_size::<blocks_of_32::Q4_1>(k),
-            WeightKind::Q5_0 => blocks::scratch_size::<blocks_of_32::Q5_0>(k),
-            WeightKind::Q5_1 => blocks::scratch_size::<blocks_of_32::Q5_1>(k),
-            WeightKind::Iq4Nl => blocks::scratch_size::<blocks_of_32::Iq4Nl>(k),
-            WeightKind::Iq4Xs => blocks::scratch_size::<blocks_of_32::Iq4Xs>(k),
-            WeightKind::Mxfp4 => blocks::scratch_size::<blocks_of_32::Mxfp4>(k),
-            WeightKind::Q2K => super_blocks::scratch_size::<k_quants::Q2K>(k),
-            WeightKind::Q3K => super_blocks::scratch_size::<k_quants::Q3K>(k),
-            WeightKind::Q4K => super_blocks::scratch_size::<k_quants::Q4K>(k),
-            WeightKind::Q5K => super_blocks::scratch_size::<k_quants::Q5K>(k),
-            WeightKind::Q6K => super_blocks::scratch_size::<k_quants::Q6K>(k),
+            WeightKind::Q8_0 => blocks::scratch_size::<blocks_of_32::Q8_0>(level, k),
+            WeightKind::Q4_0 => blocks::scratch_size::<blocks_of_32::Q4_0>(level, k),
+            WeightKind::Q4_1 => blocks::scratch_size::<blocks_of_32::Q4_1>(level, k),
+            WeightKind::Q5_0 => blocks::scratch_size::<blocks_of_32::Q5_0>(level, k),
+            WeightKind::Q5_1 => blocks::scratch_size::<blocks_of_32::Q5_1>(level, k),
+            WeightKind::Iq4Nl => blocks::scratch_size::<blocks_of_32::Iq4Nl>(level, k),
+            WeightKind::Iq4Xs => blocks::scratch_size::<blocks_of_32::Iq4Xs>(level, k),
+            WeightKind::Mxfp4 => blocks::scratch_size::<blocks_of_32::Mxfp4>(level, k),
+            WeightKind::Q2K => super_blocks::scratch_size::<k_quants::Q2K>(level, k),
+            WeightKind::Q3K => super_blocks::scratch_size::<k_quants::Q3K>(level, k),
+            WeightKind::Q4K => super_blocks::scratch_size::<k_quants::Q4K>(level, k),
+            WeightKind::Q5K => super_blocks::scratch_size::<k_quants::Q5K>(level, k),
+            WeightKind::Q6K => super_blocks::scratch_size::<k_quants::Q6K>(level, k),
         },
         #[cfg(not(target_arch = "x86_64"))]
         _ => 0,

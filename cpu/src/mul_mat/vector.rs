@@ -56,6 +56,10 @@ pub(crate) trait Simd {
     unsafe fn splat32(p: *const u8) -> Self::B;
     /// Shifts 16-bit lanes right.
     unsafe fn srl16<const N: u32>(v: Self::B) -> Self::B;
+    /// Shifts 32-bit lanes left.
+    unsafe fn sll32<const N: u32>(v: Self::B) -> Self::B;
+    /// Shifts 16-bit lanes left.
+    unsafe fn sll16<const N: u32>(v: Self::B) -> Self::B;
     /// u8 x i8, neighbours added, i16 (saturating: the caller keeps the sums small).
     unsafe fn maddubs(a: Self::B, b: Self::B) -> Self::B;
     /// `acc + a x b`: i16 x i16, neighbours added, i32.

@@ -269,6 +269,14 @@ macro_rules! avx2_level {
                     let n = _mm_cvtsi32_si128(N as i32);
                     B2(_mm256_srl_epi16(v.0, n), _mm256_srl_epi16(v.1, n))
                 }
+                fn sll32<const N: u32>(v: B2) -> B2 {
+                    let n = _mm_cvtsi32_si128(N as i32);
+                    B2(_mm256_sll_epi32(v.0, n), _mm256_sll_epi32(v.1, n))
+                }
+                fn sll16<const N: u32>(v: B2) -> B2 {
+                    let n = _mm_cvtsi32_si128(N as i32);
+                    B2(_mm256_sll_epi16(v.0, n), _mm256_sll_epi16(v.1, n))
+                }
             }
         }
     };

@@ -85,6 +85,12 @@ macro_rules! avx512_level {
                 fn srl16<const N: u32>(v: __m512i) -> __m512i {
                     _mm512_srli_epi16::<N>(v)
                 }
+                fn sll32<const N: u32>(v: __m512i) -> __m512i {
+                    _mm512_slli_epi32::<N>(v)
+                }
+                fn sll16<const N: u32>(v: __m512i) -> __m512i {
+                    _mm512_slli_epi16::<N>(v)
+                }
                 fn maddubs(a: __m512i, b: __m512i) -> __m512i {
                     _mm512_maddubs_epi16(a, b)
                 }
