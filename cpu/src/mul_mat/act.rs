@@ -130,7 +130,7 @@ pub(super) fn record_size(level: SimdLevel, fmt: ActFormat, k: usize, n: usize) 
             blocks + size_of::<I8Tail>()
         }
         ActFormat::Q8_0 | ActFormat::Q8KIn32 if n == 1 => Q8Scales::record_size(k / QK),
-        // 64 more, as above: tiles read several tokens side by side.
+        // 64 more: of an odd number of blocks, tiles read one that is not there.
         ActFormat::Q8_0 | ActFormat::Q8KIn32 => k / QK * size_of::<Q8Block>() + 64,
         ActFormat::Q8K => k / QK_K * size_of::<Q8K>() + padded(k / QK_K) * 4,
         ActFormat::Fives => packed::record_size(FIVES, k),

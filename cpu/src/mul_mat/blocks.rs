@@ -15,7 +15,7 @@ use super::{Job, QK};
 use crate::amx::{Panel, Tiles, Two};
 use crate::simd::SimdLevel;
 
-/// Blocks `b` and `b + 1` of a row. Where the second does not exist it is anything: its activations and its scale are 0.
+/// Blocks `b` and `b + 1` of a row. Where the second does not exist it is anything: its scale is 0, or nobody adds its products.
 #[inline(always)]
 unsafe fn weights<S: Simd, W: Block32>(row: *const u8, b: usize, blocks: usize) -> S::B {
     let (lo, hi) = (W::at(row, b), W::at(row, (b + 1).min(blocks - 1)));
@@ -312,7 +312,7 @@ unsafe fn multiply_blocks<T: Tiles, W: Block32>(
     blocks: usize,
     sums: &mut Panel<i32>,
 ) {
-    // SAFETY: the caller's promises; the second block of a pair is in the record's padding at the least.
+    // SAFETY: the caller's promises; after the last block a record has room for another (`act::record_size`).
     unsafe {
         let second = if b + 2 < blocks { b + 2 } else { b };
         let x = [block(token, b).cast(), block(token, second).cast()];
